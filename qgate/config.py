@@ -1,0 +1,227 @@
+"""The settings of a run as frozen data: defaults live here. Knows nothing of models or files of a run.
+
+Precedence: defaults < `--config` < flags < `--set a.b=c`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from qgate.errors import ConfigError
+from qgate.records import SEED_MAX, SeedPlan
+
+CANDIDATES_PER_FACE = 50
+"""The search gives up after this many candidates for each face asked for, unless `max_candidates` says otherwise."""
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GeneratorSettings(Settings):
+    name: str = Field("mobile-stylegan", description="a generator's name, NAME:PATH, or folder:PATH for images")
+    truncation_psi: float = Field(1.0, ge=-2.0, le=2.0, description="pull towards the mean face; 1 = none")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="arithmetic of the generator; auto: half precision where the device computes in it"
+    )
+
+
+class SeedSettings(Settings):
+    start: int = Field(0, ge=0, le=SEED_MAX, description="first seed of the walk")
+    ranges: str | None = Field(None, description="walk only these, as in 6000-6500,7000")
+
+    @field_validator("ranges")
+    @classmethod
+    def _check_ranges(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_seeds(text)
+        return text
+
+
+class SelectionSettings(Settings):
+    count: int | None = Field(None, ge=1, description="faces in the output dataset; none: all that pass")
+    threshold: float = Field(0.9, ge=0.0, le=1.0, description="accept a candidate from this clean_prob on")
+    max_candidates: int | None = Field(
+        None, ge=1, description=f"bound of the search, default {CANDIDATES_PER_FACE} x count"
+    )
+
+
+class OutputSettings(Settings):
+    path: str | None = Field(None, description="output folder; default: a name that follows from what is asked")
+    format: Literal["png", "jpeg", "webp"] = Field("png", description="png is lossless")
+    quality: int = Field(95, ge=1, le=100, description="of jpeg and webp")
+    resolution: int | None = Field(None, ge=16, le=4096, description="area-resampled after judging; none: as drawn")
+    shard_size: int = Field(64, ge=1, le=10_000, description="candidates per shard: the unit of storage and retry")
+    review: int = Field(100, ge=0, description="cap of the random sample of all candidates kept for labelling")
+
+
+class ComputeSettings(Settings):
+    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
+    batch_size: int | None = Field(None, ge=1, le=4096, description="candidates at once; none: what suits the device")
+    encoders: int | None = Field(None, ge=1, le=256, description="threads that encode images; none: one per core")
+
+
+class TrackingSettings(Settings):
+    enabled: bool = Field(True, description="mirror the run to MLflow")
+
+
+class RunConfig(Settings):
+    """Everything that `qgate run` can be told."""
+
+    generator: GeneratorSettings = GeneratorSettings()
+    gate: str = Field("default", description="a bundle folder, default (the shipped one) or models:/NAME@ALIAS")
+    seeds: SeedSettings = SeedSettings()
+    selection: SelectionSettings = SelectionSettings()
+    output: OutputSettings = OutputSettings()
+    compute: ComputeSettings = ComputeSettings()
+    tracking: TrackingSettings = TrackingSettings()
+
+    @model_validator(mode="after")
+    def _check_walk(self) -> Self:
+        if self.seeds.ranges is not None and self.seeds.start != 0:
+            raise ValueError("seeds.start and seeds.ranges exclude each other: give one of them")
+        return self
+
+    def plan(self) -> SeedPlan:
+        """The seeds that the run walks, ascending."""
+        if self.seeds.ranges is not None:
+            return SeedPlan(parse_seeds(self.seeds.ranges))
+        return SeedPlan(((self.seeds.start, SEED_MAX),))
+
+    def max_candidates(self) -> int:
+        """The most candidates that the run judges: never more than the walk holds."""
+        selection = self.selection
+        bound = selection.max_candidates
+        if bound is None and selection.count is not None:
+            bound = CANDIDATES_PER_FACE * selection.count
+        length = len(self.plan())
+        return length if bound is None else min(bound, length)
+
+
+def parse_seeds(text: str) -> tuple[tuple[int, int], ...]:
+    """Seed ranges from text: "6000-6002,7000" -> ((6000, 6002), (7000, 7000)); both ends included, sorted, merged.
+
+    Raises ConfigError for anything that is no seed or range of seeds in 0..2^32-1.
+    """
+    ranges = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not dash:
+            last = first
+        if not (first.isdecimal() and last.isdecimal()):
+            raise ConfigError(f"seeds: {part.strip()!r} is no seed or range; write them as 6000-6500,7000")
+        low, high = int(first), int(last)
+        if low > high:
+            raise ConfigError(f"seeds: {part.strip()!r} runs backwards; write {high}-{low}")
+        if high > SEED_MAX:
+            raise ConfigError(f"seeds: {high} is too large; seeds are 0..{SEED_MAX}")
+        ranges.append((low, high))
+    merged: list[tuple[int, int]] = []
+    for low, high in sorted(ranges):
+        if merged and low <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
+        else:
+            merged.append((low, high))
+    return tuple(merged)
+
+
+def load_config(path: Path | None, flags: Mapping[str, Any], assignments: list[str]) -> RunConfig:
+    """The resolved settings.
+
+    path: a YAML file, or None.
+    flags: dotted key -> value as given on the command line; None means not given.
+    assignments: "a.b=c" strings, the value read as YAML; they win over everything.
+    Raises ConfigError naming the key, its value and what is allowed.
+    """
+    values: dict[str, Any] = _read_yaml(path) if path is not None else {}
+    for key, value in flags.items():
+        if value is not None:
+            _assign(values, key, value)
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: write it as key=value, for example selection.threshold=0.9")
+        try:
+            _assign(values, key.strip(), yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {text}: the value is no YAML") from error
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def canonical_digest(value: Any) -> str:
+    """sha256 hex digest of a JSON value, the same for the same value whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """All dotted keys of the settings, in the order in which they are declared."""
+    keys: list[str] = []
+    for name, field in model.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            keys += known_keys(nested, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def describe(config: RunConfig) -> str:
+    """The settings as YAML with the meaning of each as a comment."""
+    return "".join(_describe(config, ""))
+
+
+def _describe(settings: Settings, indent: str) -> Iterator[str]:
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if isinstance(value, Settings):
+            yield f"{indent}{name}:\n"
+            yield from _describe(value, indent + "  ")
+        else:
+            text = yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
+            yield f"{indent}{name}: {text}  # {field.description}\n"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).replace("\n", " ")
+        raise ConfigError(f"--config {path}: cannot be read as YAML ({reason})") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {path}: holds a {type(values).__name__}; a mapping of settings is expected")
+    return values
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        below = values.setdefault(parent, {})
+        if not isinstance(below, dict):
+            raise ConfigError(f"{key}: {parent} is a value, not a section")
+        values = below
+    values[leaf] = value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.0)
+        return f"unknown setting {key!r}; the nearest is {near[0]!r} (`qgate config show` lists all)"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    return f"{key} = {first['input']!r}: {message[0].lower() + message[1:]}"

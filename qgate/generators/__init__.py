@@ -1,0 +1,59 @@
+"""Generators by name. Other packages add theirs through the entry point group `qgate.generators`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from qgate.config import GeneratorSettings
+from qgate.errors import WeightsError
+from qgate.generators.base import Drawn, Generator, GeneratorInfo
+
+__all__ = ["Drawn", "Generator", "GeneratorInfo", "open_generator"]
+
+Opener = Callable[[str | None, GeneratorSettings, torch.device], Generator]
+"""Takes what stands after the colon of NAME:ARGUMENT (or None), the settings and the device."""
+
+
+def open_generator(settings: GeneratorSettings, device: torch.device) -> Generator:
+    """The generator that `settings.name` asks for: NAME or NAME:ARGUMENT; WeightsError where there is none such."""
+    name, _, argument = settings.name.partition(":")
+    opener = _embedded().get(name)
+    if opener is None:
+        added = {entry.name: entry for entry in metadata.entry_points(group="qgate.generators")}
+        if name not in added:
+            known = [*_embedded(), *added]
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+            raise WeightsError(
+                f"no generator {settings.name!r}; the nearest is {near!r} (known: {', '.join(known)}, folder:PATH)"
+            )
+        opener = added[name].load()
+    return opener(argument or None, settings, device)
+
+
+def _embedded() -> dict[str, Opener]:
+    return {"mobile-stylegan": _open_mobile_stylegan, "folder": _open_folder, "fake": _open_fake}
+
+
+def _open_mobile_stylegan(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:
+    from qgate.generators.embedded import EmbeddedGenerator
+
+    return EmbeddedGenerator(argument, settings, device)
+
+
+def _open_folder(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:
+    from qgate.generators.folder import FolderGenerator
+
+    if argument is None:
+        raise WeightsError("folder: give the folder of images after the colon, for example folder:my-faces")
+    return FolderGenerator(Path(argument))
+
+
+def _open_fake(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:
+    from qgate.generators.fake import FakeGenerator
+
+    return FakeGenerator(argument)

@@ -1,0 +1,164 @@
+"""Label rows, CSV or JSON Lines: read, checked, gathered into votes. Knows nothing of images or models.
+
+A row is one judgement of one face by one annotator: `generator,seed,psi,severity,regions,annotator` for a face that
+can be drawn again, `file_name,severity,regions,annotator` for an image file. Rubric: `training/labels/RUBRIC.md`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qgate.errors import LabelError
+from qgate.records import REGIONS, SEED_MAX
+
+SEVERITIES = ("clean", "minor", "noticeable", "severe")
+"""What the severities 0..3 mean."""
+
+ARTIFACT_SEVERITY = 2
+"""From this severity on a face is an artifact: not usable."""
+
+DRAWN_COLUMNS = ("generator", "seed", "psi", "severity", "regions", "annotator")
+FILE_COLUMNS = ("file_name", "severity", "regions", "annotator")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Face:
+    """What a label is about: a drawn face (generator, seed, psi), or an image file (file_name)."""
+
+    generator: str = ""
+    seed: int = 0
+    psi: float = 1.0
+    file_name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """One judgement. severity: 0..3, see `SEVERITIES`; regions: of `REGIONS`, where something is wrong."""
+
+    face: Face
+    severity: int
+    regions: tuple[str, ...]
+    annotator: str
+
+    @property
+    def artifact(self) -> bool:
+        return self.severity >= ARTIFACT_SEVERITY
+
+
+def read_labels(path: Path) -> list[Label]:
+    """The rows of a `.csv` or `.jsonl` file, in its order.
+
+    In CSV the regions of a row are separated by `;`, in JSON Lines they are a list or such a text.
+    Raises LabelError naming file, line and what is allowed.
+    """
+    rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows}.get(path.suffix)
+    if rows is None:
+        raise LabelError(f"labels {path}: the name must end in .csv or .jsonl")
+    labels = []
+    try:
+        for line, row in rows(path):
+            try:
+                labels.append(_parse(row))
+            except ValueError as error:
+                raise LabelError(f"labels {path}, line {line}: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabelError(f"labels {path}: cannot be read as UTF-8 text ({error})") from error
+    return labels
+
+
+def gather_votes(labels: Iterable[Label]) -> dict[Face, list[Label]]:
+    """Face -> its votes, one for each annotator: of several rows by one annotator the last one holds."""
+    votes: dict[Face, dict[str, Label]] = {}
+    for label in labels:
+        votes.setdefault(label.face, {})[label.annotator] = label
+    return {face: list(by_annotator.values()) for face, by_annotator in votes.items()}
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            header = next(reader, [])
+            if sorted(header) not in (sorted(DRAWN_COLUMNS), sorted(FILE_COLUMNS)):
+                raise LabelError(
+                    f"labels {path}, line 1: the columns are {','.join(header)!r}; write {','.join(DRAWN_COLUMNS)} "
+                    f"or {','.join(FILE_COLUMNS)}"
+                )
+            for fields in reader:
+                if len(fields) != len(header):
+                    raise LabelError(
+                        f"labels {path}, line {reader.line_num}: {len(fields)} fields, the header has {len(header)}"
+                    )
+                yield reader.line_num, dict(zip(header, fields, strict=True))
+        except csv.Error as error:
+            raise LabelError(f"labels {path}, line {reader.line_num}: no CSV ({error})") from error
+
+
+def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for line, text in enumerate(file, start=1):
+            if not text.strip():
+                continue
+            try:
+                row = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise LabelError(f"labels {path}, line {line}: no JSON ({error})") from error
+            if not isinstance(row, dict) or sorted(row) not in (sorted(DRAWN_COLUMNS), sorted(FILE_COLUMNS)):
+                raise LabelError(
+                    f"labels {path}, line {line}: write an object with the keys {', '.join(DRAWN_COLUMNS)} "
+                    f"or {', '.join(FILE_COLUMNS)}"
+                )
+            yield line, row
+
+
+def _parse(row: Mapping[str, Any]) -> Label:
+    """A row with the right columns -> a label; ValueError says which value is wrong."""
+    if "seed" in row:
+        face = Face(_text(row, "generator"), _seed(row["seed"]), _psi(row["psi"]))
+    else:
+        face = Face(file_name=_text(row, "file_name"))
+    severity = str(row["severity"]).strip()
+    if severity not in ("0", "1", "2", "3"):
+        raise ValueError(f"severity {row['severity']!r}; allowed are 0 clean, 1 minor, 2 noticeable, 3 severe")
+    return Label(face, int(severity), _regions(row["regions"]), _text(row, "annotator"))
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    text = row[column]
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"{column} {text!r}; a text that is not empty is expected")
+    return text.strip()
+
+
+def _seed(value: Any) -> int:
+    text = str(value).strip()
+    if not (text.isascii() and text.isdecimal() and int(text) <= SEED_MAX):
+        raise ValueError(f"seed {value!r}; seeds are 0..{SEED_MAX}")
+    return int(text)
+
+
+def _psi(value: Any) -> float:
+    try:
+        psi = float(value)
+    except (TypeError, ValueError):
+        psi = math.nan
+    if not -2.0 <= psi <= 2.0:
+        raise ValueError(f"psi {value!r}; a number from -2 to 2 is expected")
+    return psi
+
+
+def _regions(value: Any) -> tuple[str, ...]:
+    names = value.split(";") if isinstance(value, str) else value
+    if not isinstance(names, list):
+        raise ValueError(f"regions {value!r}; write region names separated by ;")
+    found = [str(name).strip() for name in names if str(name).strip()]
+    for name in found:
+        if name not in REGIONS:
+            raise ValueError(f"region {name!r}; allowed are {', '.join(REGIONS)}, separated by ;")
+    return tuple(region for region in REGIONS if region in found)

@@ -1,0 +1,117 @@
+"""The small records that travel between the parts. Knows nothing of torch, files or models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+SEED_MAX = 2**32 - 1
+"""Largest seed: the largest that `numpy.random.RandomState` takes."""
+
+REGIONS = (
+    "forehead",
+    "eyes",
+    "mouth",
+    "skin",
+    "ears",
+    "hair",
+    "headwear",
+    "hand",
+    "person",
+    "background",
+    "clothing",
+    "shape",
+)
+"""The regions of the rubric (`training/labels/RUBRIC.md`) in its order, which is that of a bundle's region outputs."""
+
+NONFINITE = "nonfinite"
+DEGENERATE = "degenerate"
+REASONS = (*REGIONS, NONFINITE, DEGENERATE)
+"""Every word that may stand as the reason of a rejection."""
+
+
+class Verdict(StrEnum):
+    """What became of a candidate. Failed is not rejected: it could not be judged."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What the gate says of one candidate, before any threshold.
+
+    clean_prob: calibrated P(clean), 0..1, higher is better, exactly representable as float32; None where the
+        candidate could not be judged or must not be (`fault` says why).
+    region_probs: P(artifact in the region), 0..1, in the order of `REGIONS`; empty where `fault` is set.
+    fault: None; or `nonfinite` / `degenerate` (rejected whatever the threshold); or, for a candidate that
+        could not be judged at all, the error in words (verdict failed).
+    """
+
+    clean_prob: float | None
+    region_probs: tuple[float, ...] = ()
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One candidate in the ledger.
+
+    file_name: path of the image under `dataset/`, "" unless accepted.
+    sha256: hex digest of that file's bytes, "" unless accepted.
+    source: for judged files the path they came from, "" for drawn candidates.
+    """
+
+    seed: int
+    score: Score
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+    file_name: str = ""
+    sha256: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts of verdicts; accepted + rejected + failed = judged."""
+
+    accepted: int = 0
+    rejected: int = 0
+    failed: int = 0
+
+    @property
+    def judged(self) -> int:
+        return self.accepted + self.rejected + self.failed
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(self.accepted + other.accepted, self.rejected + other.rejected, self.failed + other.failed)
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> Tally:
+        """Count the verdicts of ledger rows."""
+        verdicts = [row.verdict for row in rows]
+        return cls(*(verdicts.count(v) for v in (Verdict.ACCEPTED, Verdict.REJECTED, Verdict.FAILED)))
+
+
+@dataclass(frozen=True, slots=True)
+class SeedPlan:
+    """The seeds a run walks, ascending, as ranges; both ends included.
+
+    Shard k covers the positions [k * shard_size, (k + 1) * shard_size) of this walk.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+
+    def __len__(self) -> int:
+        return sum(last - first + 1 for first, last in self.ranges)
+
+    def slice(self, start: int, stop: int) -> Iterator[int]:
+        """The seeds at positions start..stop-1, fewer where the walk ends."""
+        position = 0
+        for first, last in self.ranges:
+            length = last - first + 1
+            low, high = max(start - position, 0), min(stop - position, length)
+            yield from range(first + low, first + high)
+            position += length

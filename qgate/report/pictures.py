@@ -1,0 +1,57 @@
+"""Faces as small pictures: thumbnails for the page, contact sheets for MLflow. Knows nothing of ledgers or pages."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+FORMATS = ("PNG", "JPEG", "WEBP")
+PAPER, INK = (255, 255, 255), (60, 60, 67)
+GAP, CAPTION = 12, 24
+"""Pixels between the tiles of a contact sheet, and for the line under each."""
+
+
+def thumbnail(path: Path, size: int) -> Image.Image | None:
+    """The picture as RGB, cropped to a square of `size` pixels; None where the file is gone or cannot be read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.draft("RGB", (size, size))
+            return ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def data_uri(path: Path, size: int) -> str | None:
+    """The picture as a JPEG data URI of `size` x `size` pixels; None where it cannot be read."""
+    image = thumbnail(path, size)
+    if image is None:
+        return None
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def contact_sheet(tiles: Sequence[tuple[Path, str]], columns: int = 6, size: int = 192) -> Image.Image:
+    """Pictures in a grid, each with a line of text under it.
+
+    tiles: (image file, caption); a file that cannot be read leaves an empty tile with its caption.
+    columns: tiles in a row.
+    size: edge of a tile, pixels.
+    """
+    rows = max(-(-len(tiles) // columns), 1)
+    width, height = size + GAP, size + CAPTION + GAP
+    sheet = Image.new("RGB", (columns * width + GAP, rows * height + GAP), PAPER)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=14)
+    for index, (path, caption) in enumerate(tiles):
+        left, top = GAP + index % columns * width, GAP + index // columns * height
+        image = thumbnail(path, size)
+        if image is None:
+            draw.rectangle((left, top, left + size - 1, top + size - 1), outline=INK)
+        else:
+            sheet.paste(image, (left, top))
+        draw.text((left + size // 2, top + size + 4), caption, fill=INK, font=font, anchor="ma")
+    return sheet

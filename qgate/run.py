@@ -1,0 +1,284 @@
+"""One run from settings to a finished dataset: generator, gate, folder, engine, report and tracker put together."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qgate import __version__
+from qgate.bundle import DEFAULT, Bundle, read_bundle
+from qgate.classifier import Gate
+from qgate.config import RunConfig, load_config
+from qgate.dataset.encode import ImageFormat, check_space
+from qgate.dataset.folder import RunFolder
+from qgate.dataset.header import GateFacts, GeneratorFacts, RunHeader
+from qgate.dataset.ledger import judged
+from qgate.engines.local import fill
+from qgate.errors import ConfigError, StoppedError
+from qgate.generators import Generator, GeneratorInfo, open_generator
+from qgate.progress import RunProgress, warn
+from qgate.rates import threshold_for
+from qgate.records import Tally
+from qgate.report import report_metrics, write_figures, write_report
+from qgate.runtime import pick_device
+from qgate.stopping import StopFlag, stop_on_signals
+from qgate.tracking import Outcome, Tracker, download_model, run_key, track
+from qgate.worker import Worker
+
+BATCH = {"cpu": 8, "cuda": 32}
+"""Candidates at once where the settings leave it open."""
+
+TRACK_SECONDS = 10.0
+"""Least time between two points of the curves in MLflow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a run came to.
+
+    run_id: of the MLflow run, None where it was not tracked or could not be delivered.
+    seconds, drawn: duration of this command, and the candidates that it judged; the tally is that of the whole run.
+    shortfall: why the count was not reached, None where it was.
+    """
+
+    output: Path
+    run_id: str | None
+    count: int | None
+    threshold: float
+    tally: Tally
+    seconds: float
+    drawn: int
+    shortfall: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the design; faces_per_second counts the candidates judged by this command."""
+        tally = self.tally
+        return {
+            "output": str(self.output),
+            "run_id": self.run_id,
+            "count": self.count,
+            "judged": tally.judged,
+            "accepted": tally.accepted,
+            "rejected": tally.rejected,
+            "failed": tally.failed,
+            "yield": tally.accepted / tally.judged if tally.judged else None,
+            "threshold": self.threshold,
+            "seconds": round(self.seconds, 3),
+            "faces_per_second": round(self.drawn / self.seconds, 3) if self.seconds > 0 else None,
+        }
+
+    def in_words(self) -> str:
+        """A few lines for a terminal."""
+        tally = self.tally
+        share = f" (yield {tally.accepted / tally.judged:.1%})" if tally.judged else ""
+        lines = [f"{tally.accepted} faces accepted of {tally.judged} judged{share}, {tally.rejected} rejected"]
+        if tally.failed:
+            lines[0] += f", {tally.failed} failed"
+        if self.drawn:
+            lines.append(f"{self.drawn} candidates in {self.seconds:.1f} s, {self.drawn / self.seconds:.1f} a second")
+        else:
+            lines.append("nothing was left to do")
+        lines += [f"dataset  {self.output / 'dataset'}", f"report   {self.output / 'report.html'}"]
+        return "\n".join(lines)
+
+
+def run(config: RunConfig) -> Summary:
+    """Make the dataset that the settings ask for, or go on with it.
+
+    Raises InputError before anything is written where the settings, weights, gate or folder cannot be used,
+    StoppedError on SIGINT and SIGTERM, QgateError on a fault; what was sealed stays and the same call goes on.
+    """
+    device = pick_device(config.compute.device)
+    bundle = open_bundle(config.gate)
+    generator = open_generator(config.generator, device)
+    header = make_header(config, generator, bundle)
+    output = output_path(config, header)
+    _check_output(config, generator, output)
+    worker = Worker(generator, Gate(bundle, str(device)), config.compute.batch_size or BATCH[device.type])
+    with stop_on_signals() as stopped, RunFolder.open(output, header, encoders=config.compute.encoders) as folder:
+        return _work(config, folder, worker, stopped, str(device))
+
+
+def regate(output: Path, threshold: float, count: int | None, device: str, batch_size: int | None) -> Summary:
+    """Select anew from the ledger of a finished or stopped run; draws only the faces whose pixels are missing.
+
+    threshold: 0..1; count: faces wanted, None: as many as the run was asked for. Raises as `run` does.
+    """
+    recorded = RunHeader.read(output)
+    psi = recorded.scoring["truncation_psi"]
+    flags = {
+        "generator.name": recorded.config["generator"],
+        "generator.truncation_psi": psi,
+        "gate": recorded.config["gate"],
+        "selection.threshold": threshold,
+        "selection.count": count or recorded.count,
+        "compute.device": device,
+        "compute.batch_size": batch_size,
+    }
+    config = load_config(None, flags, [])
+    place = pick_device(device)
+    bundle, generator = open_bundle(config.gate), open_generator(config.generator, place)
+    scoring = _scoring(generator.info, psi, bundle)
+    bound = max(recorded.max_candidates, min(config.max_candidates(), len(recorded.plan)))
+    header = replace(recorded, scoring=scoring, threshold=threshold, count=config.selection.count, max_candidates=bound)
+    worker = Worker(generator, Gate(bundle, str(place)), batch_size or BATCH[place.type])
+    with stop_on_signals() as stopped, RunFolder.open(output, header, regate=True) as folder:
+        return _work(config, folder, worker, stopped, str(place))
+
+
+def _work(config: RunConfig, folder: RunFolder, worker: Worker, stopped: StopFlag, device: str) -> Summary:
+    """Fill an open folder and write what follows from it."""
+    header, output, begin = folder.header, folder.layout.root, time.monotonic()
+    tracker = _track(config, folder, device) if config.tracking.enabled else Tracker()
+    try:
+        if folder.next_shard() is not None:
+            with RunProgress(header.count, header.max_candidates) as progress:
+                fill(folder, worker, stopped, _Watch(progress, tracker, worker))
+        folder.finish()
+        report = write_report(output)
+    except BaseException as error:
+        _say(tracker.finish("KILLED" if isinstance(error, StoppedError) else "FAILED"))
+        raise
+    seconds, drawn = time.monotonic() - begin, worker.times.candidates.get("write", 0)
+    outcome = _deliver(tracker, output, report, worker, drawn / seconds)
+    return Summary(
+        output, outcome.run_id, header.count, header.threshold, folder.tally, seconds, drawn, _shortfall(folder)
+    )
+
+
+def open_bundle(gate: str) -> Bundle:
+    """The bundle of `default`, a folder, or models:/NAME@ALIAS in the MLflow registry."""
+    if gate.startswith("models:/"):
+        with tempfile.TemporaryDirectory() as folder:
+            return read_bundle(download_model(gate, Path(folder)))
+    return read_bundle(DEFAULT if gate == "default" else Path(gate))
+
+
+def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunHeader:
+    """What `run.json` holds: all that decides which faces come out, and nothing of how they are made."""
+    info, card = generator.info, bundle.card
+    if info.length is not None and config.seeds.ranges is None:
+        config = config.model_copy(update={"seeds": config.seeds.model_copy(update={"ranges": f"0-{info.length - 1}"})})
+    psi = config.generator.truncation_psi
+    return RunHeader(
+        qgate=__version__,
+        scoring=_scoring(info, psi, bundle),
+        plan=config.plan(),
+        shard_size=config.output.shard_size,
+        threshold=config.selection.threshold,
+        count=config.selection.count,
+        max_candidates=config.max_candidates(),
+        image_format=ImageFormat(
+            config.output.format, config.output.quality, config.output.resolution, synthetic=info.synthetic
+        ),
+        review=config.output.review,
+        generator=GeneratorFacts(info.name, info.digest, psi if info.synthetic else None, info.license),
+        gate=GateFacts(card.name, bundle.digest, card.notes),
+        config={"generator": config.generator.name, "gate": config.gate},
+        versions={name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")},
+    )
+
+
+def _scoring(info: GeneratorInfo, psi: float, bundle: Bundle) -> dict[str, Any]:
+    """What decides a probability, besides the walk of the seeds."""
+    return {"generator": info.name, "weights": info.digest, "truncation_psi": psi, "gate": bundle.digest}
+
+
+def output_path(config: RunConfig, header: RunHeader) -> Path:
+    """The folder asked for, else a name that follows from what is asked, so that the same command finds it again."""
+    if config.output.path is not None:
+        return Path(config.output.path)
+    return Path(f"qgate-{header.scoring_digest[:8]}-t{header.threshold:g}")
+
+
+def _check_output(config: RunConfig, generator: Generator, output: Path) -> None:
+    resolution, info = config.output.resolution, generator.info
+    if config.selection.count is None and info.length is None and config.seeds.ranges is None:
+        raise ConfigError("--count is missing: say how many faces the dataset shall have, or give --seeds")
+    if info.resolution is None:
+        return
+    if resolution is not None and resolution > info.resolution:
+        raise ConfigError(
+            f"--resolution {resolution}: {info.name} draws {info.resolution}x{info.resolution}; faces are only shrunk"
+        )
+    if config.selection.count is not None and not (output / "run.json").exists():
+        style = ImageFormat(config.output.format, config.output.quality, resolution)
+        check_space(output, config.selection.count, info.resolution, style)
+
+
+class _Watch:
+    """Passes the verdicts so far to the progress bar and, now and then, to the tracker."""
+
+    def __init__(self, progress: RunProgress, tracker: Tracker, worker: Worker) -> None:
+        self._progress, self._tracker, self._worker = progress, tracker, worker
+        self._said = time.monotonic()
+
+    def __call__(self, tally: Tally) -> None:
+        self._progress.update(tally)
+        now = time.monotonic()
+        if now - self._said >= TRACK_SECONDS:
+            self._said = now
+            self._tracker.metrics(_metrics(tally, self._worker), tally.judged)
+
+
+def _metrics(tally: Tally, worker: Worker) -> dict[str, float]:
+    counts = {"judged": tally.judged, "accepted": tally.accepted, "rejected": tally.rejected, "failed": tally.failed}
+    share = {"yield": tally.accepted / tally.judged} if tally.judged else {}
+    rates = {f"stage.{stage}.candidates_per_second": rate for stage, rate in worker.times.rates().items()}
+    return {**counts, **share, **rates}
+
+
+def _track(config: RunConfig, folder: RunFolder, device: str) -> Tracker:
+    header = folder.header
+    flat = {
+        f"{section}.{name}": value
+        for section, values in config.model_dump().items()
+        if isinstance(values, dict)
+        for name, value in values.items()
+    }
+    machine = {"compute.device": device, "compute.cores": os.cpu_count()}
+    return track(
+        experiment="qgate-run",
+        key=run_key(folder.layout.root, header.scoring_digest),
+        name=folder.layout.root.name,
+        params={**flat, **machine, "gate": config.gate, "generator.digest": header.generator.digest[:12]},
+        tags={"qgate.output": str(folder.layout.root.absolute()), "qgate.scoring": header.scoring_digest},
+    )
+
+
+def _deliver(tracker: Tracker, output: Path, report: dict[str, Any], worker: Worker, rate: float) -> Outcome:
+    artifacts = [(output / name, "") for name in ("run.json", "report.html", "report.json")]
+    if tracker.scratch is not None:
+        artifacts += [(path, "figures") for path in write_figures(output, tracker.scratch)]
+    stages = {f"stage.{stage}.candidates_per_second": value for stage, value in worker.times.rates().items()}
+    metrics = {**report_metrics(report), **stages, "candidates_per_second": rate}
+    return _say(tracker.finish("FINISHED", metrics, artifacts, step=int(report["judged"])))
+
+
+def _say(outcome: Outcome) -> Outcome:
+    if outcome.warning:
+        warn(outcome.warning)
+    return outcome
+
+
+def _shortfall(folder: RunFolder) -> str | None:
+    """Why the count was not reached and what would help, or None."""
+    header, tally = folder.header, folder.tally
+    if header.count is None or tally.accepted >= header.count:
+        return None
+    found = f"{tally.accepted} of {header.count} faces accepted after {tally.judged} candidates"
+    share = f"yield {tally.accepted / max(tally.judged, 1):.2%} at threshold {header.threshold:g}"
+    probs = np.concatenate([judged(folder.layout.parquet(shard))[1] for shard in folder.seals])
+    enough = threshold_for(probs, header.count)
+    # Rounded down, since rounding up could leave out the last face.
+    lower = "no threshold" if enough is None else f"--threshold {math.floor(enough * 1000) / 1000:g}"
+    kept = f"what was accepted is kept in {folder.layout.root}"
+    return f"{found}, {share}; {lower} would have sufficed; or raise --max-candidates; {kept}"

@@ -1,0 +1,186 @@
+"""The whole way of candidates: seeds -> images -> scores, the stages side by side. Knows no files and no threshold.
+
+The generator runs ahead of the gate by at most `QUEUE` batches, and the gate ahead of the caller by as many, so memory
+does not depend on how many seeds there are.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator as Stream
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qgate.generators import Drawn, Generator
+from qgate.records import Score
+
+QUEUE = 2
+"""Batches that may wait between two stages."""
+
+
+class Scorer(Protocol):
+    """What a gate is to the worker."""
+
+    def score(self, images: Sequence[Tensor]) -> list[Score]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A candidate with its score.
+
+    image: uint8 RGB (H, W, 3), or None where it was not wanted or could not be made.
+    source: the file it came from, "" for drawn candidates.
+    """
+
+    seed: int
+    score: Score
+    image: NDArray[np.uint8] | None
+    source: str
+
+
+@dataclass(slots=True)
+class StageTimes:
+    """Busy seconds and candidates of each stage, of this process."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    candidates: dict[str, int] = field(default_factory=dict)
+
+    def add(self, stage: str, seconds: float, candidates: int) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.candidates[stage] = self.candidates.get(stage, 0) + candidates
+
+    def rates(self) -> dict[str, float]:
+        """Candidates per busy second of each stage."""
+        return {stage: self.candidates[stage] / seconds for stage, seconds in self.seconds.items() if seconds > 0}
+
+
+class Worker:
+    """A generator and a gate on one device."""
+
+    def __init__(self, generator: Generator, gate: Scorer, batch_size: int) -> None:
+        self.generator, self.gate, self.batch_size = generator, gate, batch_size
+        self.times = StageTimes()
+
+    def judge(self, seeds: Iterable[int], wanted: Callable[[int, Score], bool]) -> Stream[Judged]:
+        """Draw and score seeds, in their order.
+
+        wanted: says of (seed, score) whether the caller needs the pixels; called from another thread.
+        Closing the iterator stops the stages. An error of a stage is raised here.
+        """
+        stop = threading.Event()
+        drawn: queue.Queue[Any] = queue.Queue(QUEUE)
+        judged: queue.Queue[Any] = queue.Queue(QUEUE)
+        work = ((self._draw_all(seeds), drawn), (self._score_all(_drain(drawn, stop), wanted), judged))
+        stages = [
+            threading.Thread(target=_stage, args=(items, out, stop), name="qgate-stage", daemon=True)
+            for items, out in work
+        ]
+        for stage in stages:
+            stage.start()
+        try:
+            for batch in _drain(judged, stop):
+                yield from batch
+        finally:
+            stop.set()
+            for stage in stages:
+                stage.join()
+
+    def draw(self, seeds: Sequence[int]) -> Drawn:
+        """Draw one batch; where the device's memory does not suffice, in halves."""
+        try:
+            return self.generator.draw(seeds)
+        except torch.OutOfMemoryError:
+            if len(seeds) == 1:
+                raise
+        # Out of the except block, whose traceback would keep the failed batch's tensors alive.
+        torch.cuda.empty_cache()
+        self.batch_size = max(1, min(self.batch_size, len(seeds) // 2))
+        parts = [self.draw(part) for part in _batches(seeds, self.batch_size)]
+        return Drawn(
+            [image for part in parts for image in part.images],
+            [fault for part in parts for fault in part.faults],
+            [source for part in parts for source in part.sources],
+        )
+
+    def _draw_all(self, seeds: Iterable[int]) -> Iterator[tuple[tuple[int, ...], Drawn]]:
+        for batch in _batches(seeds, self.batch_size):
+            start = time.monotonic()
+            drawn = self.draw(batch)
+            self.times.add("generate", time.monotonic() - start, len(batch))
+            yield batch, drawn
+
+    def _score_all(
+        self, batches: Iterable[tuple[tuple[int, ...], Drawn]], wanted: Callable[[int, Score], bool]
+    ) -> Iterator[list[Judged]]:
+        for seeds, drawn in batches:
+            start = time.monotonic()
+            scores = self._score(drawn)
+            judged = [
+                Judged(seed, score, _to_numpy(image) if image is not None and wanted(seed, score) else None, source)
+                for seed, score, image, source in zip(seeds, scores, drawn.images, drawn.sources, strict=True)
+            ]
+            self.times.add("score", time.monotonic() - start, len(seeds))
+            yield judged
+
+    def _score(self, drawn: Drawn) -> list[Score]:
+        good = [image for image, fault in zip(drawn.images, drawn.faults, strict=True) if fault is None]
+        scores = iter(self.gate.score([image for image in good if image is not None]))
+        return [next(scores) if fault is None else Score(None, fault=fault) for fault in drawn.faults]
+
+
+_END = object()
+
+
+def _stage(items: Iterable[Any], out: queue.Queue[Any], stop: threading.Event) -> None:
+    """Push items into `out` until they end or `stop` is set; an error is pushed in their place."""
+    last: Any = _END
+    try:
+        for item in items:
+            if not _put(out, item, stop):
+                return
+    except BaseException as error:
+        last = error
+    _put(out, last, stop)
+
+
+def _put(out: queue.Queue[Any], item: Any, stop: threading.Event) -> bool:
+    while not stop.is_set():
+        try:
+            out.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False
+
+
+def _drain(source: queue.Queue[Any], stop: threading.Event) -> Iterator[Any]:
+    while not stop.is_set():
+        try:
+            item = source.get(timeout=0.1)
+        except queue.Empty:
+            continue
+        if item is _END:
+            return
+        if isinstance(item, BaseException):
+            raise item
+        yield item
+
+
+def _batches(seeds: Iterable[int], size: int) -> Iterator[tuple[int, ...]]:
+    walk = iter(seeds)
+    while batch := tuple(islice(walk, size)):
+        yield batch
+
+
+def _to_numpy(image: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().cpu().numpy()
+    return pixels

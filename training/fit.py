@@ -1,0 +1,187 @@
+"""Pixels and targets -> a trained network. Knows nothing of labels, splits, calibration or bundles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
+from torch import Tensor, nn
+
+from qgate.bundle import Architecture
+from qgate.classifier import build_network
+from qgate.runtime import pick_precision
+from training.config import TrainConfig
+from training.depthwise import speed_up
+from training.draw import Pixels, Say
+from training.lite0 import load_imagenet
+from training.targets import Floats, Targets
+
+EpochEnd = Callable[[int, nn.Module], None]
+"""Called after each epoch with its number from 1 and the averaged network, ready to judge."""
+
+
+def fit(
+    config: TrainConfig,
+    pixels: Pixels,
+    targets: Targets,
+    rows: Sequence[int],
+    device: torch.device,
+    say: Say,
+    epoch_end: EpochEnd,
+) -> nn.Module:
+    """Train on the given rows; returns the averaged network in eval mode.
+
+    pixels: uint8 (n, 3, size, size). The same seed gives the same weights on the same machine.
+    """
+    torch.manual_seed(config.seed)
+    settings = config.optimiser
+    student = _Student(config, device, total_steps=max(len(rows) // settings.batch_size, 1) * settings.epochs)
+    for epoch in range(1, settings.epochs + 1):
+        student.train_mode()
+        for batch in _batches(rows, settings.batch_size, config.seed, epoch):
+            x = augment(config.preprocessing.normalise(_gather(pixels, batch).to(device)), settings.jitter)
+            clean, regions = (
+                torch.tensor(part[batch], dtype=torch.float32, device=device)
+                for part in (targets.clean, targets.regions)
+            )
+            loss = student.step(x, clean, regions)
+            say(f"epoch {epoch} of {settings.epochs}, step {student.steps} of {student.total_steps}, loss {loss:.3f}")
+        epoch_end(epoch, student.average)
+    return student.average
+
+
+class _Student:
+    """The network that learns, its optimiser, and the average of its weights.
+
+    average: an exponential moving average of weights and statistics, itself a network in eval mode.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device, total_steps: int) -> None:
+        settings = config.optimiser
+        self._settings, self._region_weight, self._device = settings, config.targets.region_weight, device
+        arguments = config.architecture.arguments | {"drop_rate": settings.drop_rate}
+        network = build_network(Architecture(backbone=config.architecture.backbone, arguments=arguments))
+        self._frozen: list[nn.Module] = []
+        if config.pretrained:
+            load_imagenet(network)
+            self._frozen = freeze(network, settings.frozen_stages)
+        self._network = _place(network, device)
+        self._half = pick_precision(settings.precision, device) == "bf16"
+        if self._half and device.type == "cpu":
+            speed_up(self._network)
+        self._optimiser = create_optimizer_v2(
+            self._network,
+            opt="adamw",
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            layer_decay=settings.layer_decay,
+        )
+        self._rates = [group["lr"] * group.get("lr_scale", 1.0) for group in self._optimiser.param_groups]
+        self.average = _place(build_network(config.architecture), device).eval().requires_grad_(False)
+        self.average.load_state_dict(self._network.state_dict())
+        self.steps, self.total_steps = 0, total_steps
+
+    def train_mode(self) -> None:
+        """Statistics move, except those of the frozen stages."""
+        self._network.train()
+        for module in self._frozen:
+            module.eval()
+
+    def step(self, x: Tensor, clean: Tensor, regions: Tensor) -> float:
+        """One step of the optimiser; returns the loss.
+
+        x: normalised images (n, 3, S, S). clean: (n,), 0..1. regions: (n, regions), 0..1.
+        """
+        factor = schedule(self.steps, self.total_steps, self._settings.warmup)
+        for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._half):
+            logits = self._network(x.contiguous(memory_format=torch.channels_last)).float()
+        loss = F.binary_cross_entropy_with_logits(logits[:, 0], clean)
+        loss = loss + self._region_weight * F.binary_cross_entropy_with_logits(logits[:, 1:], regions)
+        self._optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimiser.step()
+        self.steps += 1
+        self._update_average()
+        return loss.item()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Source of the warm-up: TensorFlow's ExponentialMovingAverage, min(decay, (1 + n) / (10 + n))."""
+        decay = min(self._settings.ema_decay, (1 + self.steps) / (10 + self.steps))
+        new = self._network.state_dict()
+        for name, tensor in self.average.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.lerp_(new[name], 1 - decay)
+            else:
+                tensor.copy_(new[name])
+
+
+@torch.inference_mode()
+def predict(
+    network: nn.Module, config: TrainConfig, pixels: Pixels, rows: Sequence[int], say: Say, batch_size: int = 16
+) -> Floats:
+    """Logits of clean (n,), in fp32 as the gate computes them.
+
+    network: in eval mode.
+    """
+    device = next(network.parameters()).device
+    logits = []
+    for start in range(0, len(rows), batch_size):
+        x = config.preprocessing.normalise(_gather(pixels, rows[start : start + batch_size]).to(device))
+        logits.append(network(x.contiguous(memory_format=torch.channels_last))[:, 0].double().cpu().numpy())
+        say(f"judging {start + len(x)} of {len(rows)} faces")
+    return np.concatenate(logits)
+
+
+def schedule(step: int, total: int, warmup: float) -> float:
+    """Factor of the learning rate: linear from 0 to 1 over the share `warmup` of the steps, then half a cosine to 0."""
+    done = (step + 1) / total
+    if done <= warmup:
+        return done / warmup
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup + 1e-9)))
+
+
+def augment(x: Tensor, jitter: float) -> Tensor:
+    """Normalised images, each mirrored or not, its brightness and contrast changed a little; nothing is cut away."""
+    n = len(x)
+    mirrored = torch.rand(n, 1, 1, 1, device=x.device) < 0.5
+    contrast, brightness = 1 + jitter * (2 * torch.rand(2, n, 1, 1, 1, device=x.device) - 1)
+    changed: Tensor = torch.where(mirrored, x.flip(3), x) * contrast + (brightness - 1)
+    return changed
+
+
+def _batches(rows: Sequence[int], batch_size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
+    """All rows in an order of their own for each epoch; what does not fill a batch waits for the next epoch."""
+    order = np.random.default_rng((seed, epoch)).permutation(np.asarray(rows))
+    size = min(batch_size, len(order))
+    for start in range(0, len(order) - size + 1, size):
+        yield order[start : start + size]
+
+
+def _gather(pixels: Pixels, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels[rows]))
+
+
+def freeze(network: nn.Module, stages: int) -> list[nn.Module]:
+    """Fix the stem and the first stages, which see edges and colours: about half of the arithmetic is saved.
+
+    network: a timm EfficientNet. Returns the fixed parts, which must stay in eval mode.
+    """
+    blocks = network.get_submodule("blocks")
+    parts = [network.get_submodule("conv_stem"), network.get_submodule("bn1")]
+    parts += [blocks.get_submodule(str(stage)) for stage in range(stages)]
+    for part in parts:
+        part.requires_grad_(False)
+    return parts
+
+
+def _place(network: nn.Module, device: torch.device) -> nn.Module:
+    placed: nn.Module = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed
