@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from mlflow import set_registry_uri, set_tracking_uri
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
@@ -202,10 +203,12 @@ def replay(mirror: Mirror) -> Exception | None:
 
 
 def copy_model(uri: str, model: str, into: Path) -> None:
-    """Copy the files of a registered model; answers on stdout with the folder that they lie in."""
+    """Copy the files of a registered model."""
     with _alone(uri):
-        folder = download_artifacts(artifact_uri=model, dst_path=str(into), tracking_uri=uri, registry_uri=uri)
-    print(json.dumps({"folder": folder}))
+        # models:/ addresses are resolved in the default registry, whatever the call's arguments say.
+        set_tracking_uri(uri)
+        set_registry_uri(uri)
+        download_artifacts(artifact_uri=model, dst_path=str(into))
 
 
 def main(uri: str, what: str, into: str | None = None) -> None:

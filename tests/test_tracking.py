@@ -28,8 +28,7 @@ MAKE_STORE = "import sys; from mlflow.tracking import MlflowClient; MlflowClient
 RUN_AND_HANG = """
 import sys, time
 from pathlib import Path
-from qgate.errors import BundleError
-from qgate.tracking import download_model, tracking_uri, track
+from qgate.tracking import track
 tracker = track(experiment="qgate-run", key="k", name="faces", params={}, folder=Path(sys.argv[1]))
 tracker.metrics({"yield": 0.25}, 64)
 time.sleep(600)
@@ -247,5 +246,5 @@ def test_a_registered_gate_is_found_by_its_alias(folder: Path, tmp_path_factory:
 
 
 def test_a_gate_that_is_not_registered_is_an_error_in_one_line(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"gate models:/none@champion: not to be had from sqlite"):
+    with pytest.raises(BundleError, match=r"gate models:/none@champion: cannot be had from sqlite"):
         download_model("models:/none@champion", tmp_path, folder)

@@ -66,6 +66,8 @@ class _Student:
         self._settings, self._region_weight, self._device = settings, config.targets.region_weight, device
         arguments = config.architecture.arguments | {"drop_rate": settings.drop_rate}
         network = build_network(Architecture(backbone=config.architecture.backbone, arguments=arguments))
+        for parameter in network.get_classifier().parameters():  # type: ignore[operator]
+            nn.init.zeros_(parameter)  # timm's own start gives logits of tens, which take an epoch to forget
         self._frozen: list[nn.Module] = []
         if config.pretrained:
             load_imagenet(network)
