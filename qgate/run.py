@@ -11,8 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from qgate import __version__
 from qgate.bundle import DEFAULT, Bundle, read_bundle
 from qgate.classifier import Gate
@@ -20,7 +18,7 @@ from qgate.config import RunConfig, load_config
 from qgate.dataset.encode import ImageFormat, check_space
 from qgate.dataset.folder import RunFolder
 from qgate.dataset.header import GateFacts, GeneratorFacts, RunHeader
-from qgate.dataset.ledger import judged
+from qgate.dataset.ledger import read_scores
 from qgate.engines.local import fill
 from qgate.errors import ConfigError, StoppedError
 from qgate.generators import Generator, GeneratorInfo, open_generator
@@ -276,8 +274,7 @@ def _shortfall(folder: RunFolder) -> str | None:
         return None
     found = f"{tally.accepted} of {header.count} faces accepted after {tally.judged} candidates"
     share = f"yield {tally.accepted / max(tally.judged, 1):.2%} at threshold {header.threshold:g}"
-    probs = np.concatenate([judged(folder.layout.parquet(shard))[1] for shard in folder.seals])
-    enough = threshold_for(probs, header.count)
+    enough = threshold_for(read_scores(folder.layout.root)[1], header.count)
     # Rounded down, since rounding up could leave out the last face.
     lower = "no threshold" if enough is None else f"--threshold {math.floor(enough * 1000) / 1000:g}"
     kept = f"what was accepted is kept in {folder.layout.root}"

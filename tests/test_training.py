@@ -237,9 +237,9 @@ def test_a_small_training_makes_a_gate_that_judges_as_its_figures_say(
     training = Training(config, quiet)
     pixels = training.draw()
     network = training.fit(pixels)
-    # What so short a training finds is chance, and a falling calibration would be refused.
+    # What so short a training finds is chance, and a calibration that falls would be refused: the votes follow it.
     rows = training.rows[Split.CALIBRATION]
-    training.targets.clean_votes[rows] = predict(network, config, pixels, rows, quiet) > 0.0
+    training.targets.clean_votes[rows] = 1 / (1 + np.exp(-2 * predict(network, config, pixels, rows, quiet)))
     card = training.write(network, pixels)
     gate = load_gate(tmp_path / "gate", "cpu")
     rows = training.rows[Split.TEST]

@@ -47,6 +47,8 @@ class RunFolder:
         self._seals: dict[int, Seal] = {}
         self._sample = ReviewSample(header.review)
         self._reopen: set[int] = set()
+        self._frontier, self._left = 0, header.count
+        """The first shard that is not as this run leaves it, and how many faces are left for it and all later ones."""
 
     @classmethod
     def open(cls, root: Path, header: RunHeader, *, regate: bool = False, encoders: int | None = None) -> Self:
@@ -92,8 +94,8 @@ class RunFolder:
 
         after: pass over the shards up to this one; they are being built.
         """
-        left = self.header.count
-        for shard in itertools.count():
+        left = self._left
+        for shard in itertools.count(self._frontier):
             if left == 0 or not self.header.positions(shard):
                 return None
             seal = self._seals.get(shard)
@@ -116,11 +118,9 @@ class RunFolder:
         Shards are committed in order: ValueError where an earlier one is missing. Raises QgateError where the disk
         is full; what was sealed before is safe.
         """
-        shard, threshold = builder.shard, self.header.threshold
-        for earlier in range(shard):
-            if earlier not in self._seals or self._seals[earlier].threshold != threshold:
-                raise ValueError(f"shard {earlier} must be committed before shard {shard}")
-        limit = self.limit(shard)
+        shard, limit = builder.shard, self._left
+        if shard != self._frontier:
+            raise ValueError(f"shard {self._frontier} must be committed before shard {shard}")
         if limit == 0:
             raise ValueError(f"the count is reached before shard {shard}: discard it")
         ready, seal = builder.stage(self._sample, limit)
@@ -129,6 +129,7 @@ class RunFolder:
         self._reopen.discard(shard)
         if seal.accepted == limit:
             self._drop([later for later in self._seals if later > shard])
+        self._advance()
         self._prune_review()
         return seal
 
@@ -158,10 +159,16 @@ class RunFolder:
 
     def limit(self, shard: int) -> int | None:
         """How many faces a shard may accept; too many, never too few, while an earlier one is missing."""
-        if self.header.count is None:
+        if self._left is None:
             return None
-        earlier = (seal for seal in self._seals.values() if seal.shard < shard)
-        return self.header.count - sum(seal.accepted for seal in earlier if seal.threshold == self.header.threshold)
+        earlier = (self._seals[number] for number in range(self._frontier, shard) if number in self._seals)
+        return self._left - sum(seal.accepted for seal in earlier if seal.threshold == self.header.threshold)
+
+    def _advance(self) -> None:
+        """Move the frontier past the shards that are done."""
+        while (seal := self._seals.get(self._frontier)) is not None and self._is_current(seal, self._left):
+            self._left = None if self._left is None else self._left - seal.accepted
+            self._frontier += 1
 
     def _is_current(self, seal: Seal, left: int | None) -> bool:
         """Whether a sealed shard is as this run would leave it, where it may accept `left` faces."""
@@ -187,35 +194,32 @@ class RunFolder:
         self._seals = read_seals(layout.root)
         self._remove_unsealed()
         self._survey()
+        self._advance()
         self._prune_review()
 
     def _survey(self) -> None:
         """Find where the selection ends in the known rows, the review sample, and the shards to be opened again."""
-        left, past = self.header.count, []
-        seeds_of: dict[int, set[int]] = {}
+        left, past, known = self.header.count, [], 0
+        shard_of: dict[int, int] = {}
         for shard, seal in self._seals.items():
             stale = seal.threshold != self.header.threshold
-            gap = shard != len(seeds_of)
             # How many a missing shard will accept under another threshold is unknown, and so is where the end lies.
-            if left == 0 or (stale and gap):
+            if left == 0 or (stale and shard != known):
                 past.append(shard)
                 continue
+            known += 1
+            accepted, length = seal.accepted, seal.judged
             if stale or (left is not None and seal.accepted >= left):
                 kept = select(self.rows(shard), self.header.threshold, left)
-                seeds_of[shard] = {row.seed for row in kept if row.score.clean_prob is not None}
-                accepted = Tally.of(kept).accepted
-                if len(kept) < seal.judged:
+                accepted, length = Tally.of(kept).accepted, len(kept)
+                if length < seal.judged:
                     self._reopen.add(shard)
-            else:
-                seeds, probs = judged(self.layout.parquet(shard))
-                seeds_of[shard] = set(seeds[~np.isnan(probs)].tolist())
-                accepted = seal.accepted
             left = None if left is None else left - accepted
-            for seed in seeds_of[shard]:
-                self._sample.offer(seed)
+            seeds, probs = (column[:length] for column in judged(self.layout.parquet(shard)))
+            shard_of |= {seed: shard for seed in seeds[~np.isnan(probs)].tolist() if self._sample.offer(seed)}
         self._drop(past)
         lacking = self._sample.seeds - {seed_of(path) for path in self.layout.review.iterdir()}
-        self._reopen |= {shard for shard, seeds in seeds_of.items() if seeds & lacking}
+        self._reopen |= {shard_of[seed] for seed in lacking}
 
     def _drop(self, shards: Iterable[int]) -> None:
         """Remove shards that the selection does not reach."""

@@ -30,7 +30,7 @@ class EmbeddedGenerator:
         self._execute = make_executor(model, example, device, self.precision)
         self.info = GeneratorInfo(
             name="mobile-stylegan",
-            digest=random_face.WHEEL_SHA256,
+            digest=random_face.WHEEL.sha256,
             resolution=mobile_stylegan.RESOLUTION,
             license=LICENSE,
         )

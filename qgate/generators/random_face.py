@@ -1,4 +1,4 @@
-"""The data files of the PyPI wheel `random-face`: found, fetched once, checked, read as arrays. Runs no code of it.
+"""The data files of the PyPI wheel `random-face`: found, checked, read as arrays. Runs no code of it.
 
 The wheel holds MobileStyleGAN as two OpenVINO graphs (XML + raw constants). Only the constants are needed; which
 constant is which follows from the layer that uses it.
@@ -6,10 +6,6 @@ constant is which follows from the layer that uses it.
 
 from __future__ import annotations
 
-import hashlib
-import subprocess
-import sys
-import tempfile
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -18,12 +14,17 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from qgate.cache import cache_dir
 from qgate.errors import WeightsError
+from qgate.fetch import PinnedWheel, check_sha256
 
-REQUIREMENT = "random-face==2021.7.21.1"
-WHEEL = "random_face-2021.7.21.1-py3-none-any.whl"
-WHEEL_SHA256 = "e5d10e2be7df63f06123855ec591ca35dcb1d059eba47ddcb175d7d26b4019b5"
+WHEEL = PinnedWheel(
+    requirement="random-face==2021.7.21.1",
+    file_name="random_face-2021.7.21.1-py3-none-any.whl",
+    sha256="e5d10e2be7df63f06123855ec591ca35dcb1d059eba47ddcb175d7d26b4019b5",
+    what="weights of mobile-stylegan",
+    size="38 MB",
+    advice="give the file: --generator mobile-stylegan:random_face-2021.7.21.1-py3-none-any.whl",
+)
 FILES_SHA256 = {
     "MappingNetwork.xml": "73e2096cad6e696e4af47df2477e048ab4c42c0e0dec83c7c66604822689e55b",
     "MappingNetwork.bin": "212dd716bdb556e18db603ea97300d4fa3c872b878c726b2402fea80820e7305",
@@ -49,35 +50,16 @@ def load_arrays(path: str | None) -> Arrays:
 
 
 def locate() -> Path:
-    cached = cache_dir() / WHEEL
-    if cached.exists():
-        return cached
+    """Where the data files are: the wheel in the user's cache, an installed `random-face`, else fetched now."""
+    if WHEEL.cached.exists():
+        return WHEEL.cached
     try:
         package = metadata.distribution("random-face")
     except metadata.PackageNotFoundError:
-        return _download(cached)
-    if package.version == REQUIREMENT.partition("==")[2]:
+        return WHEEL.fetch()
+    if package.version == WHEEL.requirement.partition("==")[2]:
         return Path(str(package.locate_file("random_face/data")))
-    return _download(cached)
-
-
-def _download(target: Path) -> Path:
-    print(f"qgate: fetching the generator's weights once (38 MB, pip download {REQUIREMENT})", file=sys.stderr)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-        done = subprocess.run([*command, "--dest", folder, REQUIREMENT], capture_output=True, text=True)
-        wheel = Path(folder) / WHEEL
-        if done.returncode != 0 or not wheel.exists():
-            reason = (done.stderr.strip().splitlines() or ["no wheel arrived"])[-1]
-            raise WeightsError(
-                f"the weights of mobile-stylegan could not be fetched ({reason}); when online, repeat the command, or "
-                f"run `pip download --no-deps {REQUIREMENT}` elsewhere and give the file: "
-                f"--generator mobile-stylegan:{WHEEL}"
-            )
-        _check(wheel.read_bytes(), WHEEL_SHA256, wheel)
-        wheel.replace(target)
-    return target
+    return WHEEL.fetch()
 
 
 def _read_files(path: Path) -> dict[str, bytes]:
@@ -86,26 +68,17 @@ def _read_files(path: Path) -> dict[str, bytes]:
         if path.is_dir():
             files = {name: (path / name).read_bytes() for name in FILES_SHA256}
         else:
-            _check(path.read_bytes(), WHEEL_SHA256, path)
+            WHEEL.check(path.read_bytes(), path)
             with zipfile.ZipFile(path) as wheel:
                 return {name: wheel.read(f"random_face/data/{name}") for name in FILES_SHA256}
     except OSError as error:
         raise WeightsError(
             f"weights of mobile-stylegan: {error.filename or path} cannot be read ({error.strerror}); give the wheel "
-            f"{WHEEL} or leave the path away to fetch it"
+            f"{WHEEL.file_name} or leave the path away to fetch it"
         ) from error
     for name, content in files.items():
-        _check(content, FILES_SHA256[name], path / name)
+        check_sha256(content, FILES_SHA256[name], path / name, WHEEL.what)
     return files
-
-
-def _check(content: bytes, sha256: str, path: Path) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise WeightsError(
-            f"weights of mobile-stylegan: {path} is truncated or another file (sha256 {found[:12]}..., expected "
-            f"{sha256[:12]}...); delete it and repeat the command to fetch it again"
-        )
 
 
 class _Graph:
