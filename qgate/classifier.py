@@ -82,7 +82,11 @@ class Gate:
             return []
         if any(image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 for image in images):
             raise ValueError("images must be uint8 RGB tensors of shape (3, H, W)")
-        pixels = torch.cat([self.card.preprocessing.resize(image) for image in images])
+        resize = self.card.preprocessing.resize
+        if len({image.shape for image in images}) == 1:
+            pixels = resize(torch.stack(list(images)))
+        else:
+            pixels = torch.cat([resize(image) for image in images])
         spread = pixels.float().flatten(1).std(1)
         clean, regions = self._execute(pixels)
         finite = clean.isfinite() & regions.isfinite().all(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -180,8 +181,7 @@ def config_show(config: Config = None, assign: Assign = None) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """The console command: run and exit with the code of the error tree."""
     try:
-        for entry in metadata.entry_points(group=COMMANDS):
-            app.add_typer(entry.load(), name=entry.name)
+        _add_commands()
         app(arguments)
     except BrokenPipeError:
         # The reader of stdout left (`| head`): not our fault, and nothing is lost.
@@ -201,6 +201,12 @@ def _finish(summary: Summary, as_json: bool) -> None:
         print(summary.in_words(), file=sys.stderr)
     if summary.shortfall is not None:
         raise TargetError(summary.shortfall)
+
+
+@functools.cache
+def _add_commands() -> None:
+    for entry in metadata.entry_points(group=COMMANDS):
+        app.add_typer(entry.load(), name=entry.name)
 
 
 def _print_error(error: Exception) -> None:

@@ -34,9 +34,9 @@ def check_image(path: Path) -> None:
         pass
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: str | Path) -> Tensor:
     """The file as uint8 RGB (3, H, W), upright as its EXIF says; ImageError where it is damaged or no image."""
-    with _open(path) as image:
+    with _open(Path(path)) as image:
         try:
             upright = ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:

@@ -72,16 +72,21 @@ def make_executor(module: nn.Module, example: tuple[Tensor, ...], device: torch.
 
 
 class _CudaExecutor:
+    """Whole batches; a smaller one is filled up, since kernels of another shape may round otherwise."""
+
     def __init__(self, module: nn.Module, device: torch.device, precision: str) -> None:
         self._module = module.to(device).to(memory_format=torch.channels_last)
         self._device, self._half = device, HALF.get(precision)
+        self._rows = 0
 
     @torch.inference_mode()
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        rows = [tensor.to(self._device, non_blocking=True) for tensor in inputs]
+        n = inputs[0].shape[0]
+        self._rows = max(self._rows, n)
+        filled = [torch.cat([tensor, tensor[-1:].expand(self._rows - n, *tensor.shape[1:])]) for tensor in inputs]
         with torch.autocast("cuda", dtype=self._half, enabled=self._half is not None):
-            outputs: tuple[Tensor, ...] = self._module(*rows)
-        return outputs
+            outputs = self._module(*(tensor.to(self._device, non_blocking=True) for tensor in filled))
+        return tuple(output[:n] for output in outputs)
 
 
 class _RowExecutor:

@@ -164,6 +164,11 @@ def test_platts_fit_finds_the_numbers_that_made_the_votes() -> None:
     assert (slope, offset) == (pytest.approx(1.7, abs=1e-4), pytest.approx(-0.6, abs=1e-4))
 
 
+def test_log_odds_of_what_float32_rounds_to_one_are_finite() -> None:
+    found = metrics.to_logits(np.array([0.0, 0.5, 1.0]))
+    assert found.tolist() == [pytest.approx(-16.118, abs=1e-3), 0.0, pytest.approx(16.118, abs=1e-3)]
+
+
 CLEAN = np.array([True, False, True, True, False])
 PROB = np.array([0.9, 0.8, 0.7, 0.6, 0.1])
 
@@ -224,7 +229,7 @@ def small(folder: Path) -> TrainConfig:
             "resamples": 20,
             "preprocessing": {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3},
             "splits": {"validation": 0.25, "calibration": 0.25, "test": 0.25},
-            "optimiser": {"epochs": 1, "batch_size": 4},
+            "optimiser": {"epochs": 1, "batch_size": 4, "precision": "fp32"},
         }
     )
 
@@ -239,13 +244,15 @@ def test_a_small_training_makes_a_gate_that_judges_as_its_figures_say(
     network = training.fit(pixels)
     # What so short a training finds is chance, and a calibration that falls would be refused: the votes follow it.
     rows = training.rows[Split.CALIBRATION]
-    training.targets.clean_votes[rows] = 1 / (1 + np.exp(-2 * predict(network, config, pixels, rows, quiet)))
+    logits = predict(network, config, pixels, rows, quiet)
+    training.targets.clean_votes[rows] = 1 / (1 + np.exp(-2 * logits))
     card = training.write(network, pixels)
     gate = load_gate(tmp_path / "gate", "cpu")
     rows = training.rows[Split.TEST]
     probs = score(gate, pixels, rows, quiet)
     found = metrics.auroc(training.targets.clean_votes[rows] > 0.5, probs)
     assert card.figures["auroc"]["value"] == pytest.approx(found, abs=1e-5)
+    assert card.calibration.slope == pytest.approx(2.0, rel=0.05)
     assert card.notes == "No person: a formula. Good for nothing."
     assert sum(card.training["faces"].values()) == 32
     assert read_bundle(tmp_path / "gate").card == card

@@ -85,6 +85,10 @@ class RunFolder:
         """The verdicts of all sealed shards."""
         return sum((seal.tally for seal in self._seals.values()), Tally())
 
+    def tally_besides(self, shard: int) -> Tally:
+        """The verdicts of all sealed shards but one, which is being built anew."""
+        return sum((seal.tally for seal in self._seals.values() if seal.shard != shard), Tally())
+
     def rows(self, shard: int) -> list[Row]:
         """The ledger of a sealed shard."""
         return read_rows(self.layout.parquet(shard))

@@ -25,7 +25,7 @@ def fill(folder: RunFolder, worker: Worker, stopped: Callable[[], bool], report:
     stopped: asked between candidates; once true, the shard in work is dropped and StoppedError raised.
     """
     ahead = _Ahead(folder)
-    last, sealed = None, folder.tally
+    last, sealed = None, Tally()
     with closing(worker.judge(ahead.seeds(), ahead.wants_image)) as stream:
         for judged in stream:
             if stopped():
@@ -34,7 +34,7 @@ def fill(folder: RunFolder, worker: Worker, stopped: Callable[[], bool], report:
             if builder is None:
                 return
             if builder is not last:
-                last, sealed = builder, folder.tally
+                last, sealed = builder, folder.tally_besides(builder.shard)
             start = time.monotonic()
             builder.add(judged.seed, judged.score, judged.image, judged.source)
             worker.times.add("write", time.monotonic() - start, 1)
