@@ -84,8 +84,12 @@ class _CudaExecutor:
         n = inputs[0].shape[0]
         self._rows = max(self._rows, n)
         filled = [torch.cat([tensor, tensor[-1:].expand(self._rows - n, *tensor.shape[1:])]) for tensor in inputs]
-        with torch.autocast("cuda", dtype=self._half, enabled=self._half is not None):
-            outputs = self._module(*(tensor.to(self._device, non_blocking=True) for tensor in filled))
+        try:
+            with torch.autocast("cuda", dtype=self._half, enabled=self._half is not None):
+                outputs = self._module(*(tensor.to(self._device, non_blocking=True) for tensor in filled))
+        except torch.OutOfMemoryError:
+            self._rows = 0  # the caller comes again with a smaller batch, which must not be filled up to this one
+            raise
         return tuple(output[:n] for output in outputs)
 
 

@@ -258,6 +258,23 @@ def test_a_small_training_makes_a_gate_that_judges_as_its_figures_say(
     assert read_bundle(tmp_path / "gate").card == card
 
 
+def test_the_same_seed_trains_the_same_weights_whatever_is_done_between_epochs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QGATE_CACHE", str(tmp_path / "cache"))
+    config = small(tmp_path)
+    config = config.model_copy(update={"optimiser": config.optimiser.model_copy(update={"epochs": 2})})
+    training = Training(config, quiet)
+    pixels = training.draw()
+    first = training.fit(pixels).state_dict()
+
+    def meddle(epoch: int, network: nn.Module) -> None:
+        torch.manual_seed(epoch)
+
+    again = training.fit(pixels, meddle).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+
+
 def test_labels_that_leave_a_split_without_both_kinds_are_refused(tmp_path: Path) -> None:
     config = small(tmp_path)
     Path(config.labels).write_text("generator,seed,psi,severity,regions,annotator\nfake:64,1,1.0,0,,ann\n")
