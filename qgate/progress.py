@@ -34,9 +34,9 @@ class RunProgress:
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[facts]}"))
+            columns = (BarColumn(bar_width=16), TextColumn("{task.fields[facts]}"))
             self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), refresh_per_second=4)
-            self._bar.add_task("starting", total=self._count or self._candidates, facts="")
+            self._bar.add_task("", total=self._count or self._candidates, facts="starting")
             self._bar.start()
         return self
 
@@ -54,7 +54,7 @@ class RunProgress:
         done = tally.accepted if self._count else tally.judged
         if self._bar is not None:
             task = self._bar.task_ids[0]
-            self._bar.update(task, completed=done, description="accepted", facts=self._facts(tally, now))
+            self._bar.update(task, completed=done, facts=self._facts(tally, now))
         elif now - self._said >= LINE_SECONDS:
             self._said = now
             print(f"qgate: {self._facts(tally, now)}", file=sys.stderr, flush=True)
@@ -64,4 +64,4 @@ class RunProgress:
         share = f"{tally.accepted / tally.judged:.1%}" if tally.judged else "-"
         begin = self._begin or tally
         rate = (tally.judged - begin.judged) / max(now - self._start, 1e-9)
-        return f"{tally.accepted}{target} accepted, {tally.judged} judged, yield {share}, {rate:.1f} candidates/s"
+        return f"{tally.accepted}{target} accepted, {tally.judged} judged, yield {share}, {rate:.1f} a second"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from threading import Lock
 
 SEED_MAX = 2**32 - 1
 """Largest seed: the largest that `numpy.random.RandomState` takes."""
@@ -93,6 +94,25 @@ class Tally:
         """Count the verdicts of ledger rows."""
         verdicts = [row.verdict for row in rows]
         return cls(*(verdicts.count(v) for v in (Verdict.ACCEPTED, Verdict.REJECTED, Verdict.FAILED)))
+
+
+class StageTimes:
+    """Busy seconds and candidates of each stage in this process; stages may be told of from several threads."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.candidates: dict[str, int] = {}
+        self._lock = Lock()
+
+    def add(self, stage: str, seconds: float, candidates: int) -> None:
+        with self._lock:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+            self.candidates[stage] = self.candidates.get(stage, 0) + candidates
+
+    def rates(self) -> dict[str, float]:
+        """Candidates per busy second of each stage."""
+        with self._lock:
+            return {stage: self.candidates[stage] / seconds for stage, seconds in self.seconds.items() if seconds > 0}
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 import time
 from dataclasses import dataclass, replace
@@ -20,22 +19,19 @@ from qgate.dataset.folder import RunFolder
 from qgate.dataset.header import GateFacts, GeneratorFacts, RunHeader
 from qgate.dataset.ledger import read_scores
 from qgate.engines.local import fill
-from qgate.errors import ConfigError, StoppedError
+from qgate.errors import ConfigError
 from qgate.generators import Generator, GeneratorInfo, open_generator
-from qgate.progress import RunProgress, warn
 from qgate.rates import threshold_for
 from qgate.records import Tally
-from qgate.report import report_metrics, write_figures, write_report
+from qgate.report import write_report
 from qgate.runtime import pick_device
 from qgate.stopping import StopFlag, stop_on_signals
-from qgate.tracking import Outcome, Tracker, download_model, run_key, track
+from qgate.tracking import download_model
+from qgate.watch import Watch
 from qgate.worker import Worker
 
 BATCH = {"cpu": 8, "cuda": 32}
 """Candidates at once where the settings leave it open."""
-
-TRACK_SECONDS = 10.0
-"""Least time between two points of the curves in MLflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,22 +130,17 @@ def regate(output: Path, threshold: float, count: int | None, device: str, batch
 
 def _work(config: RunConfig, folder: RunFolder, worker: Worker, stopped: StopFlag, device: str) -> Summary:
     """Fill an open folder and write what follows from it."""
-    header, output, begin = folder.header, folder.layout.root, time.monotonic()
-    tracker = _track(config, folder, device) if config.tracking.enabled else Tracker()
-    try:
+    header, output, drawn, begin = folder.header, folder.layout.root, 0, time.monotonic()
+    worker.times = folder.times
+    with Watch(config, folder, device) as watch:
         if folder.next_shard() is not None:
-            with RunProgress(header.count, header.max_candidates) as progress:
-                fill(folder, worker, stopped, _Watch(progress, tracker, worker))
+            with watch.progress:
+                drawn = fill(folder, worker, stopped, watch.update)
         folder.finish()
         report = write_report(output)
-    except BaseException as error:
-        _say(tracker.finish("KILLED" if isinstance(error, StoppedError) else "FAILED"))
-        raise
-    seconds, drawn = time.monotonic() - begin, worker.times.candidates.get("write", 0)
-    outcome = _deliver(tracker, output, report, worker, drawn / seconds)
-    return Summary(
-        output, outcome.run_id, header.count, header.threshold, folder.tally, seconds, drawn, _shortfall(folder)
-    )
+        seconds = time.monotonic() - begin
+        run_id = watch.finish(report, drawn / seconds)
+    return Summary(output, run_id, header.count, header.threshold, folder.tally, seconds, drawn, _shortfall(folder))
 
 
 def open_bundle(gate: str) -> Bundle:
@@ -210,61 +201,6 @@ def _check_output(config: RunConfig, generator: Generator, output: Path) -> None
     if config.selection.count is not None and not (output / "run.json").exists():
         style = ImageFormat(config.output.format, config.output.quality, resolution)
         check_space(output, config.selection.count, info.resolution, style)
-
-
-class _Watch:
-    """Passes the verdicts so far to the progress bar and, now and then, to the tracker."""
-
-    def __init__(self, progress: RunProgress, tracker: Tracker, worker: Worker) -> None:
-        self._progress, self._tracker, self._worker = progress, tracker, worker
-        self._said = time.monotonic()
-
-    def __call__(self, tally: Tally) -> None:
-        self._progress.update(tally)
-        now = time.monotonic()
-        if now - self._said >= TRACK_SECONDS:
-            self._said = now
-            self._tracker.metrics(_metrics(tally, self._worker), tally.judged)
-
-
-def _metrics(tally: Tally, worker: Worker) -> dict[str, float]:
-    counts = {"judged": tally.judged, "accepted": tally.accepted, "rejected": tally.rejected, "failed": tally.failed}
-    share = {"yield": tally.accepted / tally.judged} if tally.judged else {}
-    rates = {f"stage.{stage}.candidates_per_second": rate for stage, rate in worker.times.rates().items()}
-    return {**counts, **share, **rates}
-
-
-def _track(config: RunConfig, folder: RunFolder, device: str) -> Tracker:
-    header = folder.header
-    flat = {
-        f"{section}.{name}": value
-        for section, values in config.model_dump().items()
-        if isinstance(values, dict)
-        for name, value in values.items()
-    }
-    machine = {"compute.device": device, "compute.cores": os.cpu_count()}
-    return track(
-        experiment="qgate-run",
-        key=run_key(folder.layout.root, header.scoring_digest),
-        name=folder.layout.root.name,
-        params={**flat, **machine, "gate": config.gate, "generator.digest": header.generator.digest[:12]},
-        tags={"qgate.output": str(folder.layout.root.absolute()), "qgate.scoring": header.scoring_digest},
-    )
-
-
-def _deliver(tracker: Tracker, output: Path, report: dict[str, Any], worker: Worker, rate: float) -> Outcome:
-    artifacts = [(output / name, "") for name in ("run.json", "report.html", "report.json")]
-    if tracker.scratch is not None:
-        artifacts += [(path, "figures") for path in write_figures(output, tracker.scratch)]
-    stages = {f"stage.{stage}.candidates_per_second": value for stage, value in worker.times.rates().items()}
-    metrics = {**report_metrics(report), **stages, "candidates_per_second": rate}
-    return _say(tracker.finish("FINISHED", metrics, artifacts, step=int(report["judged"])))
-
-
-def _say(outcome: Outcome) -> Outcome:
-    if outcome.warning:
-        warn(outcome.warning)
-    return outcome
 
 
 def _shortfall(folder: RunFolder) -> str | None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Generator as Stream
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qgate.generators import Drawn, Generator
-from qgate.records import Score
+from qgate.records import Score, StageTimes
 
 QUEUE = 2
 """Batches that may wait between two stages."""
@@ -45,22 +45,6 @@ class Judged:
     score: Score
     image: NDArray[np.uint8] | None
     source: str
-
-
-@dataclass(slots=True)
-class StageTimes:
-    """Busy seconds and candidates of each stage, of this process."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    candidates: dict[str, int] = field(default_factory=dict)
-
-    def add(self, stage: str, seconds: float, candidates: int) -> None:
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        self.candidates[stage] = self.candidates.get(stage, 0) + candidates
-
-    def rates(self) -> dict[str, float]:
-        """Candidates per busy second of each stage."""
-        return {stage: self.candidates[stage] / seconds for stage, seconds in self.seconds.items() if seconds > 0}
 
 
 class Worker:

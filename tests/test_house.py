@@ -18,6 +18,7 @@ LAYERS = (
     ("worker", "scoring"),
     ("engines", "api"),
     ("web", "tracking", "tracking_child"),
+    ("watch",),
     ("run",),
     ("cli",),
 )

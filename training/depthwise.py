@@ -39,12 +39,12 @@ def speed_up(network: nn.Module) -> None:
     """Replace the forward of every trainable depthwise convolution (square, undilated, without bias), in place."""
     for conv in network.modules():
         if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1 and conv.weight.requires_grad:
-            conv.forward = _forward.__get__(conv)
+            conv.forward = _forward.__get__(conv)  # type: ignore[method-assign]
 
 
 def _forward(conv: nn.Conv2d, x: Tensor) -> Tensor:
     padding = [int(side) for side in conv.padding]
     if isinstance(conv, Conv2dSame):
         x, padding = pad_same(x, list(conv.kernel_size), list(conv.stride), list(conv.dilation)), [0, 0]
-    out: Tensor = _Depthwise.apply(x, conv.weight, list(conv.stride), padding)  # type: ignore[no-untyped-call]
+    out: Tensor = _Depthwise.apply(x, conv.weight, list(conv.stride), padding)
     return out

@@ -42,8 +42,11 @@ def fit(
     settings = config.optimiser
     student = _Student(config, device, total_steps=max(len(rows) // settings.batch_size, 1) * settings.epochs)
     for epoch in range(1, settings.epochs + 1):
+        # A seed of its own, so that whatever `epoch_end` draws at random changes nothing.
+        random = np.random.default_rng((config.seed, epoch))
+        torch.manual_seed(int(random.integers(2**63)))
         student.train_mode()
-        for batch in _batches(rows, settings.batch_size, config.seed, epoch):
+        for batch in _batches(random.permutation(np.asarray(rows)), settings.batch_size):
             x = augment(config.preprocessing.normalise(_gather(pixels, batch).to(device)), settings.jitter)
             clean, regions = (
                 torch.tensor(part[batch], dtype=torch.float32, device=device)
@@ -126,18 +129,20 @@ class _Student:
 
 
 @torch.inference_mode()
-def predict(
-    network: nn.Module, config: TrainConfig, pixels: Pixels, rows: Sequence[int], say: Say, batch_size: int = 16
-) -> Floats:
-    """Logits of clean (n,), in fp32 as the gate computes them.
+def predict(network: nn.Module, config: TrainConfig, pixels: Pixels, rows: Sequence[int], say: Say) -> Floats:
+    """Logits of clean (n,), in the arithmetic of the training: good for comparing epochs, not for figures.
 
     network: in eval mode.
     """
     device = next(network.parameters()).device
+    half = pick_precision(config.optimiser.precision, device) == "bf16"
     logits = []
-    for start in range(0, len(rows), batch_size):
-        x = config.preprocessing.normalise(_gather(pixels, rows[start : start + batch_size]).to(device))
-        logits.append(network(x.contiguous(memory_format=torch.channels_last))[:, 0].double().cpu().numpy())
+    for start in range(0, len(rows), config.optimiser.batch_size):
+        batch = rows[start : start + config.optimiser.batch_size]
+        x = config.preprocessing.normalise(_gather(pixels, batch).to(device))
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            found = network(x.contiguous(memory_format=torch.channels_last))
+        logits.append(found[:, 0].double().cpu().numpy())
         say(f"judging {start + len(x)} of {len(rows)} faces")
     return np.concatenate(logits)
 
@@ -159,9 +164,8 @@ def augment(x: Tensor, jitter: float) -> Tensor:
     return changed
 
 
-def _batches(rows: Sequence[int], batch_size: int, seed: int, epoch: int) -> Iterator[NDArray[np.int64]]:
-    """All rows in an order of their own for each epoch; what does not fill a batch waits for the next epoch."""
-    order = np.random.default_rng((seed, epoch)).permutation(np.asarray(rows))
+def _batches(order: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
+    """The rows in batches of equal size; what fills none is left out of this epoch."""
     size = min(batch_size, len(order))
     for start in range(0, len(order) - size + 1, size):
         yield order[start : start + size]

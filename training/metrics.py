@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import expit
+from scipy.special import expit, logit
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
@@ -40,6 +40,12 @@ def fit_platt(logits: Floats, clean_votes: Floats) -> tuple[float, float]:
 
     found = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-9})
     return float(found.x[0]), float(found.x[1])
+
+
+def to_logits(prob: Floats) -> Floats:
+    """Log odds of probabilities; what float32 cannot tell from 0 or 1 counts as 1e-7 away from it."""
+    odds: Floats = logit(np.clip(prob, 1e-7, 1 - 1e-7))
+    return odds
 
 
 def auroc(clean: Bools, prob: Floats) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qgate.bundle import GateCard, read_bundle, write_bundle
 from qgate.classifier import Gate
@@ -22,7 +22,7 @@ from qgate.runtime import pick_device
 from training.config import TrainConfig
 from training.draw import Pixels, Say, draw_faces
 from training.fit import EpochEnd, fit, predict
-from training.metrics import auroc, figures, fit_platt, threshold_table
+from training.metrics import auroc, figures, fit_platt, threshold_table, to_logits
 from training.split import Split, split_rows
 from training.targets import Floats, Targets, make_targets
 
@@ -75,19 +75,16 @@ class Training:
         return fit(self.config, pixels, self.targets, self.rows[Split.TRAIN], self._device, self._say, note)
 
     def write(self, network: nn.Module, pixels: Pixels) -> GateCard:
-        """Calibrate, judge the test faces with the bundle as it will be shipped, write it with its figures."""
+        """Calibrate, judge the test faces with the bundle as it is shipped, write it with its figures."""
+        state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
         rows = self.rows[Split.CALIBRATION]
-        logits = predict(network, self.config, pixels, rows, self._say)
-        slope, offset = fit_platt(logits, self.targets.clean_votes[rows])
+        probs = self._judge(state, self._card(slope=1.0, offset=0.0), pixels, rows)
+        slope, offset = fit_platt(to_logits(probs), self.targets.clean_votes[rows])
         if slope <= 0:
             raise QgateError("the network learned nothing: its logits do not rise with clean votes; train longer")
-        state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
         card = self._card(slope, offset)
-        with tempfile.TemporaryDirectory() as folder:
-            write_bundle(Path(folder), state, card)
-            gate = Gate(read_bundle(Path(folder)), self.config.device)
         clean, rows = self._decided(Split.TEST)
-        probs = score(gate, pixels, rows, self._say)
+        probs = self._judge(state, card, pixels, rows)
         psi = np.array([self.faces[row].psi for row in rows])
         facts = {"split": "test", "truth": "majority of votes, ties left out"}
         card["figures"] = facts | figures(clean, probs, psi, self.config.resamples)
@@ -95,6 +92,13 @@ class Training:
         output = Path(self.config.output)
         write_bundle(output, state, card)
         return read_bundle(output).card
+
+    def _judge(self, state: dict[str, Tensor], card: dict[str, Any], pixels: Pixels, rows: Sequence[int]) -> Floats:
+        """clean_prob of the faces, as a bundle of these weights and this card says, (n,)."""
+        with tempfile.TemporaryDirectory() as folder:
+            write_bundle(Path(folder), state, card)
+            gate = Gate(read_bundle(Path(folder)), self.config.device)
+        return score(gate, pixels, rows, self._say)
 
     def _decided(self, split: Split) -> tuple[Any, list[int]]:
         """Whether clean, and the rows, of the split's faces whose votes are no tie."""
@@ -137,7 +141,7 @@ def score(gate: Gate, pixels: Pixels, rows: Sequence[int], say: Say) -> Floats:
         images = torch.from_numpy(np.ascontiguousarray(pixels[rows[start : start + JUDGED_AT_ONCE]]))
         for found in gate.score(images):
             if found.clean_prob is None:
-                raise QgateError(f"a test face could not be judged ({found.fault}): the training went wrong")
+                raise QgateError(f"a face could not be judged ({found.fault}): the training went wrong")
             probs.append(found.clean_prob)
-        say(f"judging {len(probs)} of {len(rows)} test faces")
+        say(f"judging {len(probs)} of {len(rows)} faces")
     return np.array(probs)

@@ -34,7 +34,7 @@ from qgate.dataset.ledger import Seal, judged, read_rows, read_seals
 from qgate.dataset.review import ReviewSample
 from qgate.dataset.shards import ShardBuilder, select, settle
 from qgate.errors import OutputError, QgateError
-from qgate.records import Row, Tally
+from qgate.records import Row, StageTimes, Tally
 
 
 class RunFolder:
@@ -44,6 +44,7 @@ class RunFolder:
         self.layout, self.header = layout, header
         self._lock = lock
         self._pool, self._in_flight = ThreadPoolExecutor(encoders), 2 * encoders
+        self.times = StageTimes()
         self._seals: dict[int, Seal] = {}
         self._sample = ReviewSample(header.review)
         self._reopen: set[int] = set()
@@ -113,7 +114,15 @@ class RunFolder:
         """Start to build a shard from the rows that the ledger has of it."""
         known = self.rows(shard) if shard in self._seals else []
         return ShardBuilder(
-            self.layout, self.header, shard, known, self._sample, self.limit(shard), self._pool, self._in_flight
+            self.layout,
+            self.header,
+            shard,
+            known,
+            self._sample,
+            self.limit(shard),
+            self._pool,
+            self._in_flight,
+            self.times,
         )
 
     def commit(self, builder: ShardBuilder) -> Seal:

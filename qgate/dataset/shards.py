@@ -6,6 +6,7 @@ serves fresh work, a resumed run, a larger count and another threshold.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, wait
@@ -22,7 +23,7 @@ from qgate.dataset.layout import Layout, file_name, seed_of
 from qgate.dataset.ledger import Seal, digest, to_parquet
 from qgate.dataset.review import ReviewSample
 from qgate.gate import decide
-from qgate.records import Row, Score, Tally, Verdict
+from qgate.records import Row, Score, StageTimes, Tally, Verdict
 
 REVIEW_QUALITY = 95
 """JPEG quality of the review images: the original pixels as far as an eye can tell."""
@@ -62,11 +63,12 @@ class ShardBuilder:
         limit: int | None,
         pool: Executor,
         in_flight: int,
+        times: StageTimes,
     ) -> None:
         self.shard = shard
         self._layout, self._header, self.limit = layout, header, limit
         self._sample = ReviewSample(header.review, sample.seeds)
-        self._pool, self._in_flight = pool, in_flight
+        self._pool, self._in_flight, self._times = pool, in_flight, times
         self._jobs: deque[tuple[int, Future[str]]] = deque()
         self._digests: dict[int, str] = {}
         self._added = 0
@@ -191,7 +193,7 @@ class ShardBuilder:
 
     def _store(self, row: Row, image: NDArray[np.uint8], sampled: bool) -> str:
         """Write the files of one candidate; runs in a thread. Returns the digest of the dataset's file."""
-        sha256 = ""
+        sha256, start = "", time.monotonic()
         if row.verdict is Verdict.ACCEPTED:
             data = encode(image, self._header.image_format)
             durable.write(self._images / Path(self._file_name(row.seed)).name, [data])
@@ -199,6 +201,7 @@ class ShardBuilder:
         if sampled:
             style = ImageFormat("jpeg", REVIEW_QUALITY, synthetic=self._header.image_format.synthetic)
             durable.write(self._review / self._layout.review_image(row.seed).name, [encode(image, style)])
+        self._times.add("encode", time.monotonic() - start, 1)
         return sha256
 
     def _file_name(self, seed: int) -> str:

@@ -18,28 +18,29 @@ Report = Callable[[Tally], None]
 """Told the verdicts so far, sealed and in work, after every candidate; must be quick."""
 
 
-def fill(folder: RunFolder, worker: Worker, stopped: Callable[[], bool], report: Report) -> None:
+def fill(folder: RunFolder, worker: Worker, stopped: Callable[[], bool], report: Report) -> int:
     """Judge candidates until the run in `folder` has its faces or its walk ends.
 
     The worker draws ahead across the borders of shards; shards are committed in order.
     stopped: asked between candidates; once true, the shard in work is dropped and StoppedError raised.
+    Returns how many candidates were judged.
     """
     ahead = _Ahead(folder)
-    last, sealed = None, Tally()
+    last, sealed, judged_here = None, Tally(), 0
     with closing(worker.judge(ahead.seeds(), ahead.wants_image)) as stream:
         for judged in stream:
             if stopped():
                 raise StoppedError(f"{folder.layout.root}: stopped; the same command goes on")
             builder = ahead.current()
             if builder is None:
-                return
+                break
             if builder is not last:
                 last, sealed = builder, folder.tally_besides(builder.shard)
-            start = time.monotonic()
             builder.add(judged.seed, judged.score, judged.image, judged.source)
-            worker.times.add("write", time.monotonic() - start, 1)
+            judged_here += 1
             report(sealed + builder.tally)
         ahead.current()
+    return judged_here
 
 
 class _Ahead:
@@ -72,7 +73,9 @@ class _Ahead:
             if not self._begun[0].done:
                 return self._begun[0]
             with self._lock:
-                self._folder.commit(self._begun.popleft())
+                start, builder = time.monotonic(), self._begun.popleft()
+                seal = self._folder.commit(builder)
+                self._folder.times.add("write", time.monotonic() - start, seal.judged)
                 if self._folder.next_shard() is None:
                     self._begun.clear()
                 elif self._begun:
