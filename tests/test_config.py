@@ -61,6 +61,12 @@ def test_the_description_names_every_setting_and_reads_back_as_the_same_settings
     assert all(f"{key.split('.')[-1]}:" in describe(config) for key in known_keys())
 
 
+def test_the_shipped_configuration_shows_the_defaults() -> None:
+    shipped = Path(__file__).parents[1] / "configs" / "run.yaml"
+
+    assert shipped.read_text().partition("\n")[2] == describe(load_config(None, {}, []))
+
+
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert canonical_digest({"a": 1, "b": [2, 3]}) == canonical_digest({"b": [2, 3], "a": 1})
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,14 @@ def test_a_text_file_named_png_is_refused_before_anything_is_judged(tmp_path: Pa
     (tmp_path / "b.png").write_text("hello")
 
     with pytest.raises(ImageError, match=r"b\.png: no PNG, JPEG or WebP image"):
+        open_named(f"folder:{tmp_path}")
+
+
+def test_a_file_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    image = save(tmp_path / "a.png")
+    image.rename(os.fsdecode(bytes(tmp_path) + b"/\xff.png"))
+
+    with pytest.raises(ImageError, match="characters that cannot be printed"):
         open_named(f"folder:{tmp_path}")
 
 

@@ -24,6 +24,8 @@ class FolderGenerator:
         self._root, self._paths = folder, list_images(folder)
         listing = hashlib.sha256()
         for path in self._paths:
+            if not str(path).isprintable():
+                raise ImageError(f"{str(path)!r}: the name has characters that cannot be printed; rename the file")
             check_image(path)
             stat = path.stat()
             listing.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())

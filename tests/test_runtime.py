@@ -1,0 +1,103 @@
+"""The CPU runtime against torch itself, on a small module that stands for a network."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qgate.config import GeneratorSettings
+from qgate.errors import ConfigError
+from qgate.generators import open_generator
+from qgate.runtime import _RowExecutor, make_executor, pick_device, pick_precision
+
+CPU = torch.device("cpu")
+EXAMPLE = (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.ones(1, 1))
+
+
+class Small(nn.Module):
+    def __init__(self, offset: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.offset = nn.Conv2d(3, 4, 3), offset
+
+    def extra_repr(self) -> str:
+        return f"offset={self.offset}"
+
+    def forward(self, pixels: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        mean = self.conv(pixels.float() / 255).mean((2, 3)) * factor + self.offset
+        return mean, pixels
+
+
+def rows(n: int) -> tuple[Tensor, Tensor]:
+    random = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (n, 3, 16, 16), dtype=torch.uint8, generator=random), torch.arange(1.0, n + 1)[:, None]
+
+
+def eager(module: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
+    with torch.inference_mode():
+        outputs: tuple[Tensor, ...] = module(*inputs)
+    return outputs
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("QGATE_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def test_openvino_computes_what_torch_computes_for_every_batch() -> None:
+    execute = make_executor(Small().eval(), EXAMPLE, CPU, "fp32")
+    expected = eager(Small().eval(), *rows(5))
+
+    torch.testing.assert_close(execute(*rows(5))[0], expected[0], atol=1e-5, rtol=0)
+    assert torch.equal(execute(*rows(5))[1], rows(5)[0])
+    assert torch.equal(execute(*rows(5))[0][:2], execute(*rows(2))[0])
+
+
+def test_torch_row_by_row_computes_the_same_where_openvino_is_missing() -> None:
+    expected = eager(Small().eval(), *rows(5))
+
+    torch.testing.assert_close(_RowExecutor(Small().eval(), "fp32")(*rows(5))[0], expected[0], atol=1e-5, rtol=0)
+
+
+def test_a_converted_graph_is_kept_and_another_constant_gives_another_one(own_cache: Path) -> None:
+    graphs = own_cache / "openvino"
+    first = make_executor(Small(offset=0.0).eval(), EXAMPLE, CPU, "fp32")
+    make_executor(Small(offset=0.0).eval(), EXAMPLE, CPU, "fp32")
+    assert len(list(graphs.iterdir())) == 1
+
+    second = make_executor(Small(offset=1.0).eval(), EXAMPLE, CPU, "fp32")
+
+    assert len(list(graphs.iterdir())) == 2
+    torch.testing.assert_close(second(*rows(1))[0], first(*rows(1))[0] + 1, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "cuda:0"])
+def test_a_device_that_is_not_there_is_an_error(name: str) -> None:
+    if name == "cuda:0" and torch.cuda.is_available():
+        pytest.skip("this machine has it")
+    with pytest.raises(ConfigError, match="use cpu or auto"):
+        pick_device(name)
+
+
+def test_cpus_draw_in_fp32_or_bf16() -> None:
+    assert pick_precision("auto", CPU) in ("fp32", "bf16")
+    assert pick_precision("fp32", CPU) == "fp32"
+    with pytest.raises(ConfigError, match="use auto"):
+        pick_precision("fp16", CPU)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_the_cpus_faces_and_in_every_batch_the_same() -> None:
+    settings = GeneratorSettings(precision="fp32")
+    cpu, cuda = open_generator(settings, CPU), open_generator(settings, torch.device("cuda"))
+    reference, drawn = cpu.draw([1, 2, 3]).images, cuda.draw([1, 2, 3]).images
+    alone = cuda.draw([2]).images[0]
+
+    for there, here in zip(reference, drawn, strict=True):
+        assert there is not None and here is not None
+        assert (there.int() - here.cpu().int()).abs().float().mean() < 0.01
+    assert alone is not None and drawn[1] is not None
+    assert torch.equal(alone, drawn[1])
