@@ -47,7 +47,7 @@ class SeedSettings(Settings):
 
 
 class SelectionSettings(Settings):
-    count: int | None = Field(None, ge=1, description="faces in the output dataset; none: all that pass")
+    count: int | None = Field(None, ge=1, description="faces in the output dataset; null: all that pass")
     threshold: float = Field(0.9, ge=0.0, le=1.0, description="accept a candidate from this clean_prob on")
     max_candidates: int | None = Field(
         None, ge=1, description=f"bound of the search, default {CANDIDATES_PER_FACE} x count"
@@ -58,15 +58,15 @@ class OutputSettings(Settings):
     path: str | None = Field(None, description="output folder; default: a name that follows from what is asked")
     format: Literal["png", "jpeg", "webp"] = Field("png", description="png is lossless")
     quality: int = Field(95, ge=1, le=100, description="of jpeg and webp")
-    resolution: int | None = Field(None, ge=16, le=4096, description="area-resampled after judging; none: as drawn")
+    resolution: int | None = Field(None, ge=16, le=4096, description="area-resampled after judging; null: as drawn")
     shard_size: int = Field(64, ge=1, le=10_000, description="candidates per shard: the unit of storage and retry")
     review: int = Field(100, ge=0, description="cap of the random sample of all candidates kept for labelling")
 
 
 class ComputeSettings(Settings):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:N")
-    batch_size: int | None = Field(None, ge=1, le=4096, description="candidates at once; none: what suits the device")
-    encoders: int | None = Field(None, ge=1, le=256, description="threads that encode images; none: one per core")
+    batch_size: int | None = Field(None, ge=1, le=4096, description="candidates at once; null: what suits the device")
+    encoders: int | None = Field(None, ge=1, le=256, description="threads that encode images; null: one per core")
 
 
 class TrackingSettings(Settings):
