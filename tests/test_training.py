@@ -159,9 +159,11 @@ def test_augmentation_mirrors_and_cuts_nothing_away() -> None:
 
 
 def test_platts_fit_finds_the_numbers_that_made_the_votes() -> None:
-    logits = np.linspace(-4, 4, 81)
-    slope, offset = metrics.fit_platt(logits, 1 / (1 + np.exp(-(1.7 * logits - 0.6))))
-    assert (slope, offset) == (pytest.approx(1.7, abs=1e-4), pytest.approx(-0.6, abs=1e-4))
+    for spread in (4.0, 0.001):
+        logits = np.linspace(-spread, spread, 81)
+        slope, offset = metrics.fit_platt(logits, 1 / (1 + np.exp(-(1.7 * logits - 0.6))))
+        assert (slope, offset) == (pytest.approx(1.7, abs=1e-3), pytest.approx(-0.6, abs=1e-4))
+    assert metrics.fit_platt(np.ones(4), np.array([0.0, 1.0, 0.5, 0.5])) == (0.0, 0.0)
 
 
 def test_log_odds_of_what_float32_rounds_to_one_are_finite() -> None:
@@ -208,6 +210,12 @@ def test_the_bootstrap_holds_the_value_and_is_the_same_again() -> None:
     assert (low, high) == metrics.bootstrap(metrics.brier, clean, prob, 200)
 
 
+def test_chance_alone_gives_a_calibrated_gate_some_calibration_error() -> None:
+    low, high = metrics.ece_if_calibrated(np.linspace(0, 1, 300), 100)
+    assert 0.01 < low < high < 0.12
+    assert metrics.ece_if_calibrated(np.array([0.0, 1.0, 1.0]), 20) == (0.0, 0.0)
+
+
 # The whole way
 
 
@@ -229,7 +237,8 @@ def small(folder: Path) -> TrainConfig:
             "resamples": 20,
             "preprocessing": {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3},
             "splits": {"validation": 0.25, "calibration": 0.25, "test": 0.25},
-            "optimiser": {"epochs": 1, "batch_size": 4, "precision": "fp32"},
+            "architecture": {"backbone": "test_efficientnet"},
+            "optimiser": {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "ema_decay": 0.0, "precision": "fp32"},
         }
     )
 
@@ -263,7 +272,6 @@ def test_the_same_seed_trains_the_same_weights_whatever_is_done_between_epochs(
 ) -> None:
     monkeypatch.setenv("QGATE_CACHE", str(tmp_path / "cache"))
     config = small(tmp_path)
-    config = config.model_copy(update={"optimiser": config.optimiser.model_copy(update={"epochs": 2})})
     training = Training(config, quiet)
     pixels = training.draw()
     first = training.fit(pixels).state_dict()

@@ -1,7 +1,7 @@
 """Depthwise convolutions that train fast in bf16 on CPUs: forward in bf16, backward in fp32.
 
-oneDNN's own bf16 backward of a depthwise convolution is several times slower than its fp32 one (measured: torch 2.15,
-AVX-512 BF16). Knows nothing of networks.
+With it a training step took half the time of plain bf16 autocast (torch 2.15, two cores with AVX-512 BF16, on a busy
+machine), whose backward of depthwise convolutions is slow. Knows nothing of networks.
 """
 
 from __future__ import annotations

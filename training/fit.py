@@ -70,7 +70,7 @@ class _Student:
         arguments = config.architecture.arguments | {"drop_rate": settings.drop_rate}
         network = build_network(Architecture(backbone=config.architecture.backbone, arguments=arguments))
         for parameter in network.get_classifier().parameters():  # type: ignore[operator]
-            nn.init.zeros_(parameter)  # timm's own start gives logits of tens, which take an epoch to forget
+            nn.init.zeros_(parameter)  # timm's own start on max-pooled features began at a loss of 31
         self._frozen: list[nn.Module] = []
         if config.pretrained:
             load_imagenet(network)
@@ -176,7 +176,7 @@ def _gather(pixels: Pixels, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
 
 
 def freeze(network: nn.Module, stages: int) -> list[nn.Module]:
-    """Fix the stem and the first stages, which see edges and colours: about half of the arithmetic is saved.
+    """Fix the stem and the first stages, which see edges and colours: about half of a step's time is saved.
 
     network: a timm EfficientNet. Returns the fixed parts, which must stay in eval mode.
     """
