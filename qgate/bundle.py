@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
@@ -22,7 +22,9 @@ from qgate.records import REGIONS
 
 DEFAULT = Path(__file__).parent / "gates" / "default"
 WEIGHTS, CARD = "gate.safetensors", "gate.json"
-FORMAT = 1
+
+ARGUMENTS = ("global_pool", "drop_rate", "drop_path_rate", "img_size", "act_layer", "norm_layer")
+"""What a bundle may tell `timm.create_model`; others, such as `checkpoint_path`, would read files of its choice."""
 
 
 class _Part(BaseModel):
@@ -37,6 +39,14 @@ class Architecture(_Part):
 
     backbone: str
     arguments: dict[str, bool | int | float | str] = {}
+
+    @field_validator("arguments")
+    @classmethod
+    def _check_arguments(cls, arguments: dict[str, bool | int | float | str]) -> dict[str, bool | int | float | str]:
+        for name in arguments:
+            if name not in ARGUMENTS:
+                raise ValueError(f"{name!r} is no argument of a bundle; allowed are {', '.join(ARGUMENTS)}")
+        return arguments
 
 
 class Calibration(_Part):

@@ -109,6 +109,7 @@ def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path) -> None:
         ({"format": 2}, "format"),
         ({"calibration": {"slope": -1, "offset": 0}}, r"calibration\.slope"),
         ({"surprise": 1}, "surprise"),
+        ({"architecture": {"backbone": "x", "arguments": {"checkpoint_path": "evil.pth"}}}, "no argument of a bundle"),
         ({"regions": ["mouth"]}, "its regions are"),
     ],
 )
