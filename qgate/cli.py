@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Settings: what they are and where they come from.")
 app.add_typer(config_app, name="config")
+weights_app = typer.Typer(no_args_is_help=True, help="Generator weights.")
+app.add_typer(weights_app, name="weights")
 
 
 def _show_version(wanted: bool) -> None:
@@ -59,10 +61,14 @@ def run(
     threshold: Annotated[float | None, typer.Option("--threshold", "-t", help="Least clean_prob to accept.")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Output folder.")] = None,
     generator: Annotated[
-        str | None, typer.Option("--generator", help="mobile-stylegan[:WEIGHTS], folder:PATH or fake.")
+        str | None, typer.Option("--generator", help="mobile-stylegan[:WEIGHTS], FILE.pkl, folder:PATH or fake.")
     ] = None,
     gate: GateOption = None,
     truncation: Annotated[float | None, typer.Option("--truncation", help="truncation_psi; 1 = none.")] = None,
+    class_idx: Annotated[
+        str | None, typer.Option("--class", help="Of a conditional network: N, or all in turn.")
+    ] = None,
+    noise_mode: Annotated[str | None, typer.Option("--noise-mode", help="StyleGAN2: const, random or none.")] = None,
     seed_start: Annotated[int | None, typer.Option("--seed-start", help="First seed of the walk.")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Only these, as in 6000-6500,7000.")] = None,
     max_candidates: Annotated[int | None, typer.Option("--max-candidates", help="Bound of the search.")] = None,
@@ -90,6 +96,8 @@ def run(
         "output.resolution": resolution,
         "generator.name": generator,
         "generator.truncation_psi": truncation,
+        "generator.class_idx": class_idx,
+        "generator.noise_mode": noise_mode,
         "seeds.start": seed_start,
         "seeds.ranges": seeds,
         "gate": gate,
@@ -176,6 +184,18 @@ def config_show(config: Config = None, assign: Assign = None) -> None:
     from qgate.config import describe, load_config
 
     print(describe(load_config(config, {}, assign or [])), end="")
+
+
+@weights_app.command("convert")
+def weights_convert(
+    file: Annotated[Path, typer.Argument(help="A StyleGAN2-ADA network pickle (.pkl).", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: that of the file.")] = None,
+) -> None:
+    """Convert a network pickle to safetensors and JSON, running nothing of it."""
+    from qgate.generators.stylegan2_files import convert
+
+    for path in convert(file, output):
+        print(path)
 
 
 def main(arguments: list[str] | None = None) -> None:

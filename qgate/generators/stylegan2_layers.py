@@ -144,7 +144,7 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor | None, rgb: Tensor | None, ws: Tensor, noises: list[Tensor]
     ) -> tuple[Tensor, Tensor | None]:
-        """Activations and image of the block below, ws (n, any, w_dim) from this block on, noise of its convolutions."""
+        """Activations and image of the block below, ws (n, any, w_dim) from this block on, noise of each layer."""
         first, last = (noises[0], noises[-1]) if noises else (None, None)
         if x is None or self.conv0 is None:
             assert self.const is not None

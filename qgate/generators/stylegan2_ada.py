@@ -1,0 +1,90 @@
+"""`stylegan2-ada:FILE`, ready to draw: a network of the user's with its truncation, class, noise and device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qgate.config import GeneratorSettings
+from qgate.errors import ConfigError
+from qgate.generators.base import Drawn, GeneratorInfo
+from qgate.generators.stylegan2 import build, draw_noise
+from qgate.generators.stylegan2_files import load_network
+from qgate.generators.stylegan2_spec import Spec
+from qgate.latents import draw_z
+from qgate.records import NONFINITE, class_of
+from qgate.runtime import HALF, make_executor, pick_precision
+
+LICENSE = (
+    "The terms of the generator's weights, a StyleGAN2-ADA network given by the user, apply to its images; NVIDIA's "
+    "own networks are for non-commercial use (Nvidia Source Code License)"
+)
+
+
+class StyleGan2Generator:
+    """A StyleGAN2-ADA network from a file."""
+
+    def __init__(self, path: Path, settings: GeneratorSettings, device: torch.device) -> None:
+        network = load_network(path)
+        self._spec = spec = network.spec
+        self._class = _checked_class(settings.class_idx, spec, path)
+        self._truncation = _truncation(settings, spec, path)
+        self.precision = pick_precision(settings.precision, device)
+        on_cuda = device.type == "cuda"
+        if on_cuda and self.precision == "fp32":
+            torch.backends.cudnn.allow_tf32 = False  # TF32 rounds to ten bits, which is not what fp32 promises
+        # On CUDA the network computes in half precision where that is safe; autocast would do it everywhere.
+        self._model = build(spec, network.arrays, settings.noise_mode, HALF.get(self.precision) if on_cuda else None)
+        example = tuple(row[:1] for row in self._inputs([0]))
+        self._execute = make_executor(self._model, example, device, "fp32" if on_cuda else self.precision)
+        self.info = GeneratorInfo(
+            name="stylegan2-ada",
+            digest=network.digest,
+            resolution=spec.resolution,
+            license=LICENSE,
+            classes=spec.c_dim,
+        )
+
+    def draw(self, seeds: Sequence[int]) -> Drawn:
+        images, means = self._execute(*self._inputs(seeds))
+        faults = [None if finite else NONFINITE for finite in means.isfinite().tolist()]
+        return Drawn(images=list(images), faults=faults, sources=[""] * len(seeds))
+
+    def _inputs(self, seeds: Sequence[int]) -> tuple[Tensor, ...]:
+        """What the network takes for these seeds, each row from its seed alone."""
+        inputs = [torch.from_numpy(draw_z(seeds, self._spec.z_dim)), self._truncation.expand(len(seeds), -1)]
+        if self._class is not None:
+            classes = [class_of(seed, self._class, self._spec.c_dim) for seed in seeds]
+            inputs.append(torch.from_numpy(np.eye(self._spec.c_dim, dtype=np.float32)[classes]))
+        if self._model.noise_mode == "random":
+            inputs.append(torch.from_numpy(draw_noise(seeds, self._spec)))
+        return tuple(inputs)
+
+
+def _checked_class(class_idx: int | str | None, spec: Spec, path: Path) -> int | str | None:
+    """The class asked for; ConfigError where the network has no such class, or has classes and none is asked for."""
+    last = spec.c_dim - 1
+    if spec.c_dim == 0 and class_idx is not None:
+        raise ConfigError(f"--class {class_idx}: {path} has no classes; leave --class away")
+    if spec.c_dim > 0 and class_idx is None:
+        raise ConfigError(f"--class is missing: {path} has the classes 0..{last}; give one of them, or --class all")
+    if isinstance(class_idx, int) and class_idx > last:
+        raise ConfigError(f"--class {class_idx}: {path} has the classes 0..{last}; give one of them, or --class all")
+    return class_idx
+
+
+def _truncation(settings: GeneratorSettings, spec: Spec, path: Path) -> Tensor:
+    """truncation_psi for the layers below the cutoff, 1 for the others: (1, num_ws)."""
+    cutoff = settings.truncation_cutoff
+    if cutoff is not None and cutoff > spec.num_ws:
+        raise ConfigError(
+            f"generator.truncation_cutoff = {cutoff}: {path} has {spec.num_ws} layers; give 0..{spec.num_ws}"
+        )
+    truncation = torch.full((1, spec.num_ws), settings.truncation_psi)
+    if cutoff is not None:
+        truncation[:, cutoff:] = 1.0
+    return truncation
