@@ -1,7 +1,7 @@
 """Our StyleGAN2-ADA network, against numbers made with the official code by another program."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from qgate.config import GeneratorSettings
 from qgate.errors import ConfigError, WeightsError
 from qgate.generators import Generator, open_generator
+from qgate.generators.nvidia.networks import read_network
 from qgate.generators.stylegan2 import build, draw_noise, noise_size
 from qgate.generators.stylegan2_files import convert, load_network, write_network
 from qgate.generators.stylegan2_spec import Arrays, Spec, check_arrays
 from qgate.runtime import make_executor
+from tests.nvidia_writer import tf_format, torch_format
 
 HERE = Path(__file__).parent
 GOLDEN = np.load(HERE / "stylegan2_ada.npz")
@@ -217,6 +219,23 @@ def test_a_pickle_and_its_conversion_are_the_same_network(tmp_path: Path) -> Non
     torch_format = load_network(HERE / "stylegan2_ada_torch_format.pkl")
     assert load_network(written[1]).digest == torch_format.digest
     assert load_network(HERE / "stylegan2_ada_tf_format.pkl").digest == torch_format.digest
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("write", "protocol"), [(torch_format, 3), (torch_format, 4), (tf_format, 4), (tf_format, 5)])
+def test_every_architecture_is_read_from_both_formats(
+    case: str, write: Callable[..., bytes], protocol: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec, arrays = network(case)
+
+    read_spec, read_arrays = read_network(write(spec, arrays, protocol), "made.pkl")
+
+    assert read_spec == spec
+    assert read_arrays.keys() == arrays.keys()
+    for name, array in read_arrays.items():
+        np.testing.assert_allclose(array, arrays[name], rtol=0, atol=1e-6)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cut_or_lonely_conversion_is_refused(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 Python's own unpickler imports and calls what a file names. This one only knows the opcodes that a pickler writes for
 plain data, and the globals it is given: our own functions, found by the exact pair (module, name) in a dictionary.
 Nothing is imported, no attribute is looked up by a name from the file, and every value takes memory in proportion to
-the bytes it stands for. Source: PEP 3154 and `pickletools`, which describes each opcode.
+the bytes it stands for. Source: PEP 3154, PEP 574 and `pickletools`, which describes each opcode.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from qgate.errors import WeightsError
 
-MAX_OPCODES = 1_000_000
+MAX_OPCODES = 400_000
 """A file of NVIDIA's has about a hundred thousand; an opcode makes at most one object of some two hundred bytes."""
 
 MAX_INTEGER = 2**128
@@ -38,10 +38,10 @@ class Budget:
     def spend(self, argument: Any) -> None:
         """Account for one opcode; Refused where the budget is used up."""
         self.opcodes -= 1
-        if isinstance(argument, str | bytes):
+        if isinstance(argument, str | bytes | bytearray):
             self.argument_bytes -= len(argument)
         if self.opcodes < 0 or self.argument_bytes < 0:
-            raise Refused(f"takes more than {MAX_OPCODES} steps or twice its size to read")
+            raise Refused(f"takes more than {MAX_OPCODES} opcodes or twice its size to read")
 
 
 class State:
@@ -196,6 +196,7 @@ _STEPS: dict[str, _Step] = {
     "NEWFALSE": lambda machine, argument: machine.push(False),
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4"), _integer),
     **dict.fromkeys(("BINFLOAT", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"), _Machine.push),
+    "BYTEARRAY8": lambda machine, argument: machine.push(bytes(argument)),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.push),
     "EMPTY_DICT": lambda machine, argument: machine.push({}),
     "EMPTY_LIST": lambda machine, argument: machine.push([]),

@@ -125,6 +125,13 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> Array:
     return Array()
 
 
+def _from_buffer(content: Any, kind: Any, shape: Any, order: Any) -> Array:
+    """A numpy array as protocol 5 writes it."""
+    array = Array()
+    array.build((1, shape, kind, order == "F", content))
+    return array
+
+
 def _scalar(kind: Any, content: Any) -> Any:
     if not isinstance(kind, Type) or not isinstance(content, bytes) or len(content) != kind.dtype.itemsize:
         raise Refused("holds a scalar that is no plain number")
@@ -212,6 +219,7 @@ _KNOWN: Globals = {
     ("numpy", "dtype"): _dtype,
     **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): _scalar for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
     ("dnnlib.util", "EasyDict"): _mapping,
     ("dnnlib.tflib.network", "Network"): TfNetwork,
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
