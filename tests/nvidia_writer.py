@@ -50,7 +50,7 @@ class Persistent:
 
 @contextmanager
 def official_names() -> Iterator[None]:
-    added = {}
+    added = {name: types.ModuleType(name) for name in ("torch_utils", "dnnlib", "dnnlib.tflib")}
     for thing in (EasyDict, Network, _reconstruct_persistent_obj):
         module = added.setdefault(thing.__module__, types.ModuleType(thing.__module__))
         setattr(module, thing.__name__, thing)
@@ -131,6 +131,7 @@ def tf_format(spec: Spec, arrays: Arrays, protocol: int = 4) -> bytes:
     mapping = [_tf_mapping(name, array) for name, array in arrays.items() if name.startswith("mapping.")]
     synthesis = [_tf_synthesis(name, array) for name, array in arrays.items() if name.startswith("synthesis.")]
     average = [("lod", np.float32(0)), ("dlatent_avg", arrays["mapping.w_avg"])]
+    mapping, synthesis = ([(key, np.array(value, order="C")) for key, value in part] for part in (mapping, synthesis))
     components = EasyDict(
         mapping=Network(name="mapping", variables=[pair for pair in mapping if pair[0] != "w_avg"]),
         synthesis=Network(name="synthesis", variables=synthesis),

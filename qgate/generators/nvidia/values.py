@@ -125,8 +125,10 @@ def _reconstruct(kind: Any, shape: Any, code: Any) -> Array:
     return Array()
 
 
-def _from_buffer(content: Any, kind: Any, shape: Any, order: Any) -> Array:
+def _from_buffer(content: Any, kind: Any, shape: Any, order: Any, axes: Any = None) -> Array:
     """A numpy array as protocol 5 writes it."""
+    if order not in ("C", "F") or axes is not None:
+        raise Refused("holds an array in another order than C or Fortran")
     array = Array()
     array.build((1, shape, kind, order == "F", content))
     return array
