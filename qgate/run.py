@@ -169,6 +169,7 @@ def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunH
         config = config.model_copy(update={"seeds": config.seeds.model_copy(update={"ranges": f"0-{info.length - 1}"})})
     psi, extras = config.generator.truncation_psi, config.generator.extras()
     classes = {"classes": info.classes} if info.classes else {}
+    precision = {"precision": config.generator.precision} if config.generator.precision != "auto" else {}
     return RunHeader(
         qgate=__version__,
         scoring=_scoring(config, info, bundle),
@@ -183,7 +184,7 @@ def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunH
         review=config.output.review,
         generator=GeneratorFacts(info.name, info.digest, psi if info.synthetic else None, info.license),
         gate=GateFacts(card.name, bundle.digest, card.notes),
-        config={"generator": config.generator.name, "gate": config.gate, **extras, **classes},
+        config={"generator": config.generator.name, "gate": config.gate, **extras, **classes, **precision},
         versions={name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")},
     )
 
