@@ -6,17 +6,20 @@ import difflib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from qgate.config import GeneratorSettings
 from qgate.errors import ConfigError, WeightsError
 from qgate.generators.base import Drawn, Generator, GeneratorInfo
 
 __all__ = ["Drawn", "Generator", "GeneratorInfo", "open_generator"]
 
-Opener = Callable[[str | None, GeneratorSettings, torch.device], Generator]
-"""Takes what stands after the colon of NAME:ARGUMENT (or None), the settings and the device."""
+if TYPE_CHECKING:
+    from qgate.config import GeneratorSettings  # the networks alone run where pydantic is not installed
+
+    Opener = Callable[[str | None, GeneratorSettings, torch.device], Generator]
+    """Takes what stands after the colon of NAME:ARGUMENT (or None), the settings and the device."""
 
 
 def open_generator(settings: GeneratorSettings, device: torch.device) -> Generator:

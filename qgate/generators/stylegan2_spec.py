@@ -7,7 +7,7 @@ Source of the architecture: Karras et al., arXiv 1812.04948, 1912.04958 and 2006
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -103,7 +103,10 @@ class Spec:
 def check_arrays(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Raise WeightsError unless these are the parameters of such a network, whole, finite and of fitting shapes."""
     try:
-        expected = _shapes(spec, arrays)
+        channels = {r: arrays[f"synthesis.b{r}.conv1.weight"].shape[0] for r in spec.block_resolutions}
+        hidden = [arrays[f"mapping.fc{index}.weight"].shape[0] for index in range(spec.mapping_layers - 1)]
+        embedded = arrays["mapping.embed.weight"].shape[0] if spec.c_dim else 0
+        expected = parameter_shapes(spec, channels, [*hidden, spec.w_dim], embedded)
     except (KeyError, IndexError) as error:
         raise WeightsError(f"parameter {error} is missing or of a wrong shape") from error
     noise = {name for name in expected if name.endswith(("noise_const", "noise_strength"))}
@@ -122,13 +125,17 @@ def check_arrays(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> None:
         raise WeightsError(f"the parameters fit no StyleGAN2-ADA generator: {'; '.join(found)}")
 
 
-def _shapes(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Shape]:
-    """The shape of every parameter, given the channels that the arrays show."""
-    shapes = _mapping_shapes(spec, arrays)
+def parameter_shapes(
+    spec: Spec, channels: Mapping[int, int], features: Sequence[int], embedded: int
+) -> dict[str, Shape]:
+    """The shape of every parameter by its name.
+
+    channels: of each block, by resolution; features: that each layer of the mapping makes; embedded: those of a class.
+    """
+    shapes = _mapping_shapes(spec, features, embedded)
     before = 0
     for r in spec.block_resolutions:
-        block = f"synthesis.b{r}"
-        c = arrays[f"{block}.conv1.weight"].shape[0]
+        block, c = f"synthesis.b{r}", channels[r]
         if r == 4:
             shapes[f"{block}.const"] = (c, 4, 4)
         elif spec.architecture == "resnet":
@@ -154,18 +161,15 @@ def _shapes(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Shape]:
     return shapes
 
 
-def _mapping_shapes(spec: Spec, arrays: Mapping[str, NDArray[Any]]) -> dict[str, Shape]:
+def _mapping_shapes(spec: Spec, features: Sequence[int], embedded: int) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {"mapping.w_avg": (spec.w_dim,)}
-    features = spec.z_dim
+    before = spec.z_dim
     if spec.c_dim:
-        embedded = arrays["mapping.embed.weight"].shape[0]
         shapes |= {"mapping.embed.weight": (embedded, spec.c_dim), "mapping.embed.bias": (embedded,)}
-        features += embedded
-    for index in range(spec.mapping_layers):
-        last = index == spec.mapping_layers - 1
-        out = spec.w_dim if last else arrays[f"mapping.fc{index}.weight"].shape[0]
-        shapes |= {f"mapping.fc{index}.weight": (out, features), f"mapping.fc{index}.bias": (out,)}
-        features = out
+        before += embedded
+    for index, out in enumerate(features):
+        shapes |= {f"mapping.fc{index}.weight": (out, before), f"mapping.fc{index}.bias": (out,)}
+        before = out
     return shapes
 
 
