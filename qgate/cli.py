@@ -69,6 +69,7 @@ def run(
         str | None, typer.Option("--class", help="Of a conditional network: N, or all in turn.")
     ] = None,
     noise_mode: Annotated[str | None, typer.Option("--noise-mode", help="StyleGAN2: const, random or none.")] = None,
+    latents: Annotated[str | None, typer.Option("--latents", help="StyleGAN2: draw the w of this .npz.")] = None,
     seed_start: Annotated[int | None, typer.Option("--seed-start", help="First seed of the walk.")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Only these, as in 6000-6500,7000.")] = None,
     max_candidates: Annotated[int | None, typer.Option("--max-candidates", help="Bound of the search.")] = None,
@@ -98,6 +99,7 @@ def run(
         "generator.truncation_psi": truncation,
         "generator.class_idx": class_idx,
         "generator.noise_mode": noise_mode,
+        "generator.latents": latents,
         "seeds.start": seed_start,
         "seeds.ranges": seeds,
         "gate": gate,

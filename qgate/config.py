@@ -36,6 +36,9 @@ class GeneratorSettings(Settings):
         None,
         description="stylegan2-ada with classes: 0, 1, ..., or all, which takes them in turn (seed modulo classes)",
     )
+    latents: str | None = Field(
+        None, description="stylegan2-ada: an .npz file whose w vectors are drawn instead of seeds; seed i is its row i"
+    )
     noise_mode: Literal["const", "random", "none"] = Field(
         "const", description="stylegan2-ada: the noise of the network, new noise for each seed, or none"
     )
@@ -54,7 +57,7 @@ class GeneratorSettings(Settings):
 
     def extras(self) -> dict[str, Any]:
         """What only some generators know, as far as it is not left as it is."""
-        names = ("truncation_cutoff", "class_idx", "noise_mode")
+        names = ("truncation_cutoff", "class_idx", "latents", "noise_mode")
         fields = type(self).model_fields
         return {name: value for name in names if (value := getattr(self, name)) != fields[name].default}
 

@@ -192,6 +192,7 @@ def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunH
 def _scoring(config: RunConfig, info: GeneratorInfo, bundle: Bundle) -> dict[str, Any]:
     """What decides a probability, besides the walk of the seeds; what only some generators know, where it is set."""
     psi, extras = config.generator.truncation_psi, config.generator.extras()
+    extras.pop("latents", None)  # its content is in the digest of the weights, and where it lies decides nothing
     return {"generator": info.name, "weights": info.digest, "truncation_psi": psi, "gate": bundle.digest, **extras}
 
 
@@ -206,6 +207,9 @@ def _check_output(config: RunConfig, generator: Generator, output: Path) -> None
     resolution, info = config.output.resolution, generator.info
     if config.selection.count is None and info.length is None and config.seeds.ranges is None:
         raise ConfigError("--count is missing: say how many faces the dataset shall have, or give --seeds")
+    last = config.plan().ranges[-1][1]
+    if info.length is not None and config.seeds.ranges is not None and last >= info.length:
+        raise ConfigError(f"--seeds {config.seeds.ranges}: {info.name} holds the candidates 0..{info.length - 1}")
     if info.resolution is None:
         return
     if resolution is not None and resolution > info.resolution:

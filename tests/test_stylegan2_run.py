@@ -1,14 +1,20 @@
 """StyleGAN2-ADA files on the command line: runs, classes, conversion, and input that cannot be used."""
 
+import io
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 
 from qgate.config import load_config
 from tests.nvidia_writer import SOURCE, dump, tf_format, torch_format
 from tests.test_cli import UNTRACKED, qgate
-from tests.test_stylegan2 import HERE, network
+from tests.test_stylegan2 import GOLDEN, HERE, network
 
 EXACT = ("--threshold", "0", "--set", "generator.precision=fp32", *UNTRACKED)
 
@@ -64,6 +70,40 @@ def test_all_classes_come_in_turn_and_regating_keeps_class_noise_and_cutoff() ->
     assert (recorded["scoring"]["noise_mode"], recorded["scoring"]["truncation_cutoff"]) == ("random", 2)
     assert pixels("bare") == whole
     assert qgate("verify", "bare") == 0
+
+
+def test_projected_w_vectors_are_drawn_as_they_are() -> None:
+    np.savez("w.npz", w=GOLDEN["uncond_skip_64/ws"])
+    assert qgate("run", "--generator", "faces.pkl", "--latents", "w.npz", *EXACT, "--output", "out") == 0
+
+    drawn = [np.asarray(Image.open(io.BytesIO(content))) for _, content in sorted(pixels("out").items())]
+    expected = np.clip(GOLDEN["uncond_skip_64/img/psi1_const"] * 127.5 + 128, 0, 255).astype(np.uint8)
+    assert np.abs(np.stack(drawn).transpose(0, 3, 1, 2).astype(int) - expected).max() <= 1
+    assert [(line["seed"], line["latents"]) for line in lines("out")] == [(seed, "w.npz") for seed in range(4)]
+    shutil.move("w.npz", "elsewhere.npz")
+    command = ("run", "--generator", "faces.pkl", "--latents", "elsewhere.npz", *EXACT)
+    assert qgate(*command, "--output", "out") == 0
+    assert qgate(*command, "--output", "more", "--seeds", "3-4") == 2
+
+
+@pytest.mark.parametrize(
+    ("array", "arguments", "message"),
+    [
+        (np.zeros((2, 10, 31)), (), "w has the shape (2, 10, 31); this network takes (faces, 10, 32) or (faces, 32)"),
+        (np.full((1, 32), np.nan), (), "w holds values that are not finite"),
+        (np.array([["a"]]), (), "numbers are expected"),
+        (np.array([{}], dtype=object), (), "is no .npz file with an array of numbers named w"),
+        (np.zeros((1, 32)), ("--truncation", "0.5"), "--truncation 0.5: the w vectors of --latents are drawn as they"),
+        (np.zeros((1, 32)), ("--seeds", "1"), "--seeds 1: stylegan2-ada holds the candidates 0..0"),
+    ],
+)
+def test_latents_that_do_not_fit_are_refused(
+    array: NDArray[Any], arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez("w.npz", w=array)
+
+    assert qgate("run", "--generator", "faces.pkl", "--latents", "w.npz", *arguments) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_another_class_is_another_run(capsys: pytest.CaptureFixture[str]) -> None:

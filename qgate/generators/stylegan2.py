@@ -90,15 +90,30 @@ class StyleGan2(nn.Module):
         """The inputs of `map`, then of `synthesize`, as far as the network takes them -> uint8 RGB and its mean.
 
         The mean (n,) is of the unclamped RGB: it is finite only if every pixel is.
-        Source of the rounding: NVIDIA's generate.py.
         """
         label = rest[0] if self.spec.c_dim else None
         noise = rest[-1] if self.noise_mode == "random" else None
-        rgb = self.synthesize(self.map(z, truncation, label), noise)
-        return (rgb * 127.5 + 128).clamp(0, 255).to(torch.uint8), rgb.mean((1, 2, 3))
+        return to_pixels(self.synthesize(self.map(z, truncation, label), noise))
 
     def extra_repr(self) -> str:
         return f"noise_mode={self.noise_mode}, {self.spec}"
+
+
+class Synthesis(nn.Module):
+    """The generator without its mapping: w -> pixels."""
+
+    def __init__(self, generator: StyleGan2) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, ws: Tensor, *noise: Tensor) -> tuple[Tensor, Tensor]:
+        """ws (n, num_ws, w_dim), in the noise mode random also noise -> uint8 RGB and its mean, as the generator."""
+        return to_pixels(self.generator.synthesize(ws, *noise))
+
+
+def to_pixels(rgb: Tensor) -> tuple[Tensor, Tensor]:
+    """RGB (n, 3, r, r), about -1..1 -> uint8 RGB and its mean (n,). Source of the rounding: NVIDIA's generate.py."""
+    return (rgb * 127.5 + 128).clamp(0, 255).to(torch.uint8), rgb.mean((1, 2, 3))
 
 
 def build(spec: Spec, arrays: Arrays, noise_mode: NoiseMode = "const", half: torch.dtype | None = None) -> StyleGan2:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from qgate.config import GeneratorSettings
 from qgate.errors import ConfigError
 from qgate.generators.base import Drawn, GeneratorInfo
-from qgate.generators.stylegan2 import build, draw_noise
+from qgate.generators.projected import read_latents
+from qgate.generators.stylegan2 import Synthesis, build, draw_noise
 from qgate.generators.stylegan2_files import load_network
 from qgate.generators.stylegan2_spec import Spec
 from qgate.latents import draw_z
 from qgate.records import NONFINITE, class_of
 from qgate.runtime import HALF, make_executor, pick_precision
 
+ONE = torch.tensor(1.0)
 LICENSE = (
     "The terms of the generator's weights, a StyleGAN2-ADA network given by the user, apply to its images; NVIDIA's "
     "own networks are for non-commercial use (Nvidia Source Code License)"
@@ -26,27 +28,32 @@ LICENSE = (
 
 
 class StyleGan2Generator:
-    """A StyleGAN2-ADA network from a file."""
+    """A StyleGAN2-ADA network from a file, drawing seeds or, with `latents`, the rows of a file of w vectors."""
 
     def __init__(self, path: Path, settings: GeneratorSettings, device: torch.device) -> None:
         network = load_network(path)
         self._spec = spec = network.spec
-        self._class = _checked_class(settings.class_idx, spec, path)
-        self._truncation = _truncation(settings, spec, path)
         self.precision = pick_precision(settings.precision, device)
         on_cuda = device.type == "cuda"
         if on_cuda and self.precision == "fp32":
             torch.backends.cudnn.allow_tf32 = False  # TF32 rounds to ten bits, which is not what fp32 promises
         # On CUDA the network computes in half precision where that is safe; autocast would do it everywhere.
-        self._model = build(spec, network.arrays, settings.noise_mode, HALF.get(self.precision) if on_cuda else None)
+        model = build(spec, network.arrays, settings.noise_mode, HALF.get(self.precision) if on_cuda else None)
+        self._random = model.noise_mode == "random"
+        self._ws = _read_ws(settings, spec)
+        if self._ws is None:
+            self._class = _checked_class(settings.class_idx, spec, path)
+            self._truncation = _truncation(settings, spec, path)
         example = tuple(row[:1] for row in self._inputs([0]))
-        self._execute = make_executor(self._model, example, device, "fp32" if on_cuda else self.precision)
+        module = model if self._ws is None else Synthesis(model).eval()
+        self._execute = make_executor(module, example, device, "fp32" if on_cuda else self.precision)
         self.info = GeneratorInfo(
             name="stylegan2-ada",
-            digest=network.digest,
+            digest=_digest(network.digest, self._ws),
             resolution=spec.resolution,
             license=LICENSE,
-            classes=spec.c_dim,
+            length=None if self._ws is None else len(self._ws),
+            classes=spec.c_dim if self._ws is None else 0,
         )
 
     def draw(self, seeds: Sequence[int]) -> Drawn:
@@ -56,13 +63,37 @@ class StyleGan2Generator:
 
     def _inputs(self, seeds: Sequence[int]) -> tuple[Tensor, ...]:
         """What the network takes for these seeds, each row from its seed alone."""
-        inputs = [torch.from_numpy(draw_z(seeds, self._spec.z_dim)), self._truncation.expand(len(seeds), -1)]
-        if self._class is not None:
-            classes = [class_of(seed, self._class, self._spec.c_dim) for seed in seeds]
-            inputs.append(torch.from_numpy(np.eye(self._spec.c_dim, dtype=np.float32)[classes]))
-        if self._model.noise_mode == "random":
+        if self._ws is not None:
+            inputs = [self._ws[list(seeds)]]
+        else:
+            inputs = [torch.from_numpy(draw_z(seeds, self._spec.z_dim)), self._truncation.expand(len(seeds), -1)]
+            if self._class is not None:
+                inputs.append(_one_hot([class_of(seed, self._class, self._spec.c_dim) for seed in seeds], self._spec))
+        if self._random:
             inputs.append(torch.from_numpy(draw_noise(seeds, self._spec)))
         return tuple(inputs)
+
+
+def _one_hot(classes: Sequence[int], spec: Spec) -> Tensor:
+    return torch.zeros(len(classes), spec.c_dim).index_put_((torch.arange(len(classes)), torch.tensor(classes)), ONE)
+
+
+def _read_ws(settings: GeneratorSettings, spec: Spec) -> Tensor | None:
+    """The w vectors asked for; ConfigError where something is asked for that they leave no room for."""
+    if settings.latents is None:
+        return None
+    for name, value, left in (
+        ("--class", settings.class_idx, None),
+        ("--truncation", settings.truncation_psi, 1.0),
+        ("generator.truncation_cutoff", settings.truncation_cutoff, None),
+    ):
+        if value != left:
+            raise ConfigError(f"{name} {value}: the w vectors of --latents are drawn as they are; leave {name} away")
+    return torch.from_numpy(read_latents(Path(settings.latents), spec.num_ws, spec.w_dim))
+
+
+def _digest(network: str, ws: Tensor | None) -> str:
+    return network if ws is None else hashlib.sha256(network.encode() + ws.numpy().tobytes()).hexdigest()
 
 
 def _checked_class(class_idx: int | str | None, spec: Spec, path: Path) -> int | str | None:
