@@ -153,6 +153,37 @@ def regate(
 
 
 @app.command()
+def interpolate(
+    seeds: Annotated[str, typer.Option("--seeds", help="Faces to walk through, in this order: 6000,6200,6500.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Output folder; the w vectors go to OUTPUT.npz.")],
+    generator: Annotated[str, typer.Option("--generator", help="A StyleGAN2-ADA network: FILE.pkl.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Frames from one face to the next.")] = 60,
+    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Least clean_prob; 0 keeps all.")] = 0.0,
+    truncation: Annotated[float | None, typer.Option("--truncation", help="truncation_psi; 1 = none.")] = None,
+    class_idx: Annotated[str | None, typer.Option("--class", help="Of a conditional network: N, or all.")] = None,
+    gif: Annotated[Path | None, typer.Option("--gif", help="Write the accepted frames as a GIF too.")] = None,
+    device: DeviceOption = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the way from face to face, in straight lines in w, as a dataset of its own."""
+    from qgate.config import load_config
+    from qgate.interpolate import interpolate as walk
+    from qgate.interpolate import parse_stations
+
+    flags = {
+        "selection.threshold": threshold,
+        "output.path": output,
+        "generator.name": generator,
+        "generator.truncation_psi": truncation,
+        "generator.class_idx": class_idx,
+        "compute.device": device,
+    }
+    _finish(walk(load_config(config, flags, assign or []), parse_stations(seeds), steps, gif), as_json)
+
+
+@app.command()
 def verify(output: Annotated[Path, typer.Argument(help="Output folder of a run.", show_default=False)]) -> None:
     """Check every file of a run against ledger and hashes; exit 1 where something is wrong."""
     from qgate.dataset.verify import verify as verify_run

@@ -19,6 +19,7 @@ LAYERS = (
     ("engines", "api"),
     ("web", "tracking", "tracking_child"),
     ("run",),
+    ("interpolate",),
     ("cli",),
 )
 """Lowest first; a part imports from its own layer and those below."""

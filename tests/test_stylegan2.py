@@ -82,6 +82,16 @@ def test_the_cpu_runtime_draws_what_torch_draws_in_every_batch(case: str) -> Non
     assert together.dtype == torch.uint8 and means.isfinite().all()
 
 
+def test_the_network_is_one_graph_without_a_break_for_torch_compile() -> None:
+    case = "cond3_skip_32_clamp"
+    model = build(*network(case))
+    with torch.inference_mode():
+        compiled, _ = torch.compile(model, fullgraph=True, backend="eager")(*inputs(case))
+        reference, _ = model(*inputs(case))
+
+    assert torch.equal(compiled, reference)
+
+
 def test_pixels_are_rounded_as_in_the_official_script() -> None:
     expected = np.clip(GOLDEN["uncond_skip_64/img/psi1_const"] * 127.5 + 128, 0, 255).astype(np.uint8)
     with torch.inference_mode():

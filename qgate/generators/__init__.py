@@ -13,7 +13,7 @@ import torch
 from qgate.errors import ConfigError, WeightsError
 from qgate.generators.base import Drawn, Generator, GeneratorInfo
 
-__all__ = ["Drawn", "Generator", "GeneratorInfo", "open_generator"]
+__all__ = ["Drawn", "Generator", "GeneratorInfo", "open_generator", "stylegan2_path"]
 
 if TYPE_CHECKING:
     from qgate.config import GeneratorSettings  # the networks alone run where pydantic is not installed
@@ -28,8 +28,8 @@ def open_generator(settings: GeneratorSettings, device: torch.device) -> Generat
     Raises WeightsError where there is none such, ConfigError for a setting that it does not know.
     """
     name, _, argument = settings.name.partition(":")
-    if name not in _embedded() and settings.name.endswith((".pkl", ".safetensors")):
-        name, argument = "stylegan2-ada", settings.name
+    if (path := stylegan2_path(settings.name)) is not None:
+        name, argument = "stylegan2-ada", str(path)
     extras = settings.extras()
     if name in ("mobile-stylegan", "folder", "fake") and extras:
         key, value = next(iter(extras.items()))
@@ -44,6 +44,17 @@ def open_generator(settings: GeneratorSettings, device: torch.device) -> Generat
             raise WeightsError(f"no generator {settings.name!r}; the nearest is {near!r} (known: {listed})")
         opener = added[name].load()
     return opener(argument or None, settings, device)
+
+
+def stylegan2_path(name: str) -> Path | None:
+    """The file of a StyleGAN2-ADA network, given as stylegan2-ada:FILE, FILE.pkl or FILE.safetensors.
+
+    None where the name asks for something else.
+    """
+    kind, _, argument = name.partition(":")
+    if kind == "stylegan2-ada":
+        return Path(argument) if argument else None
+    return Path(name) if kind not in _embedded() and name.endswith((".pkl", ".safetensors")) else None
 
 
 def _embedded() -> dict[str, Opener]:

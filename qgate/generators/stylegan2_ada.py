@@ -6,7 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from qgate.config import GeneratorSettings
@@ -72,6 +74,20 @@ class StyleGan2Generator:
         if self._random:
             inputs.append(torch.from_numpy(draw_noise(seeds, self._spec)))
         return tuple(inputs)
+
+
+@torch.inference_mode()
+def map_seeds(path: Path, settings: GeneratorSettings, seeds: Sequence[int]) -> NDArray[np.float32]:
+    """The w of seeds, truncated and of the class asked for: (n, num_ws, w_dim) float32, computed in fp32 on the CPU."""
+    network = load_network(path)
+    spec = network.spec
+    class_idx, truncation = _checked_class(settings.class_idx, spec, path), _truncation(settings, spec, path)
+    label = None
+    if class_idx is not None:
+        label = _one_hot([class_of(seed, class_idx, spec.c_dim) for seed in seeds], spec)
+    ws = build(spec, network.arrays).map(torch.from_numpy(draw_z(seeds, spec.z_dim)), truncation, label)
+    found: NDArray[np.float32] = ws.numpy()
+    return found
 
 
 def _one_hot(classes: Sequence[int], spec: Spec) -> Tensor:

@@ -111,7 +111,7 @@ def _read_converted(path: Path) -> Network:
             f"{error.filename or path}: cannot be read ({error.strerror}); give the .safetensors file that `qgate "
             f"weights convert` wrote, with its .json beside it"
         ) from error
-    except (ValueError, SafetensorError) as error:
+    except (ValueError, RecursionError, SafetensorError) as error:
         raise WeightsError(f"{path}: is damaged ({error}); delete it and convert the pickle again") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise WeightsError(f"{settings}: is no {FORMAT!r}; convert the pickle again with `qgate weights convert`")

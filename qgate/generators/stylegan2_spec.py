@@ -63,7 +63,8 @@ class Spec:
             raise WeightsError(f"resolution = {ascii(self.resolution)[:40]}; it is a power of two from 8 to 2048")
         if self.architecture not in get_args(Architecture):
             raise WeightsError(f"architecture = {ascii(self.architecture)[:40]}; it is skip, orig or resnet")
-        for name, number in (("conv_clamp", self.conv_clamp or 1.0), ("lr_multiplier", self.lr_multiplier)):
+        clamp = 1.0 if self.conv_clamp is None else self.conv_clamp
+        for name, number in (("conv_clamp", clamp), ("lr_multiplier", self.lr_multiplier)):
             if not isinstance(number, int | float) or not 0 < number < math.inf:
                 raise WeightsError(f"{name} = {ascii(number)[:40]}; it is a number above zero")
         if np.shape(self.resample_filter) != (4, 4) or not np.isfinite(self.resample_filter).all():
