@@ -167,7 +167,7 @@ def interpolate(
     assign: Assign = None,
     as_json: Json = False,
 ) -> None:
-    """Draw the way from face to face, in straight lines in w, as a dataset of its own."""
+    """Draw the way from face to face of a StyleGAN2-ADA network, in straight lines in w, as a dataset of its own."""
     from qgate.config import load_config
     from qgate.interpolate import interpolate as walk
     from qgate.interpolate import parse_stations
@@ -181,6 +181,39 @@ def interpolate(
         "compute.device": device,
     }
     _finish(walk(load_config(config, flags, assign or []), parse_stations(seeds), steps, gif), as_json)
+
+
+@app.command()
+def mix(
+    rows: Annotated[str, typer.Option("--rows", help="Seeds of the faces to change: 85,100.")],
+    columns: Annotated[str, typer.Option("--columns", help="Seeds of the faces that lend styles: 55,821.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Output folder; the w vectors go to OUTPUT.npz.")],
+    generator: Annotated[str, typer.Option("--generator", help="A StyleGAN2-ADA network: FILE.pkl.")],
+    layers: Annotated[str, typer.Option("--layers", help="Layers that are lent, 0 is the coarsest.")] = "0-6",
+    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Least clean_prob; 0 keeps all.")] = 0.0,
+    truncation: Annotated[float | None, typer.Option("--truncation", help="truncation_psi; 1 = none.")] = None,
+    class_idx: Annotated[str | None, typer.Option("--class", help="Of a conditional network: N, or all.")] = None,
+    device: DeviceOption = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,
+) -> None:
+    """Draw every face of the rows with some layers of every face of the columns, as a dataset of its own."""
+    from qgate.config import load_config
+    from qgate.interpolate import mix as mix_styles
+    from qgate.interpolate import parse_layers, parse_stations
+
+    flags = {
+        "selection.threshold": threshold,
+        "output.path": output,
+        "generator.name": generator,
+        "generator.truncation_psi": truncation,
+        "generator.class_idx": class_idx,
+        "compute.device": device,
+    }
+    settings = load_config(config, flags, assign or [])
+    summary = mix_styles(settings, parse_stations(rows), parse_stations(columns), parse_layers(layers))
+    _finish(summary, as_json)
 
 
 @app.command()
