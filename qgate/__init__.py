@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from qgate.classifier import Gate, load_gate
     from qgate.images import read_image
 
-__version__ = metadata.version("qgate")
+try:
+    __version__ = metadata.version("qgate")
+except metadata.PackageNotFoundError:  # a source folder on a machine where nothing is installed
+    __version__ = "unknown"
 __all__ = ["Candidate", "Gate", "judge", "load_gate", "read_image"]
 
 _HOMES = {

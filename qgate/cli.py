@@ -29,6 +29,8 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Settings: what they are and where they come from.")
 app.add_typer(config_app, name="config")
+weights_app = typer.Typer(no_args_is_help=True, help="Generator weights.")
+app.add_typer(weights_app, name="weights")
 
 
 def _show_version(wanted: bool) -> None:
@@ -59,10 +61,15 @@ def run(
     threshold: Annotated[float | None, typer.Option("--threshold", "-t", help="Least clean_prob to accept.")] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Output folder.")] = None,
     generator: Annotated[
-        str | None, typer.Option("--generator", help="mobile-stylegan[:WEIGHTS], folder:PATH or fake.")
+        str | None, typer.Option("--generator", help="mobile-stylegan[:WEIGHTS], FILE.pkl, folder:PATH or fake.")
     ] = None,
     gate: GateOption = None,
     truncation: Annotated[float | None, typer.Option("--truncation", help="truncation_psi; 1 = none.")] = None,
+    class_idx: Annotated[
+        str | None, typer.Option("--class", help="Of a conditional network: N, or all in turn.")
+    ] = None,
+    noise_mode: Annotated[str | None, typer.Option("--noise-mode", help="StyleGAN2: const, random or none.")] = None,
+    latents: Annotated[str | None, typer.Option("--latents", help="StyleGAN2: draw the w of this .npz.")] = None,
     seed_start: Annotated[int | None, typer.Option("--seed-start", help="First seed of the walk.")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Only these, as in 6000-6500,7000.")] = None,
     max_candidates: Annotated[int | None, typer.Option("--max-candidates", help="Bound of the search.")] = None,
@@ -90,6 +97,9 @@ def run(
         "output.resolution": resolution,
         "generator.name": generator,
         "generator.truncation_psi": truncation,
+        "generator.class_idx": class_idx,
+        "generator.noise_mode": noise_mode,
+        "generator.latents": latents,
         "seeds.start": seed_start,
         "seeds.ranges": seeds,
         "gate": gate,
@@ -143,6 +153,70 @@ def regate(
 
 
 @app.command()
+def interpolate(
+    seeds: Annotated[str, typer.Option("--seeds", help="Faces to walk through, in this order: 6000,6200,6500.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Output folder; the w vectors go to OUTPUT.npz.")],
+    generator: Annotated[str, typer.Option("--generator", help="A StyleGAN2-ADA network: FILE.pkl.")],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Frames from one face to the next.")] = 60,
+    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Least clean_prob; 0 keeps all.")] = 0.0,
+    truncation: Annotated[float | None, typer.Option("--truncation", help="truncation_psi; 1 = none.")] = None,
+    class_idx: Annotated[str | None, typer.Option("--class", help="Of a conditional network: N, or all.")] = None,
+    gif: Annotated[Path | None, typer.Option("--gif", help="Write the accepted frames as a GIF too.")] = None,
+    device: DeviceOption = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,
+) -> None:
+    """Draw the way from face to face of a StyleGAN2-ADA network, in straight lines in w, as a dataset of its own."""
+    from qgate.config import load_config
+    from qgate.interpolate import interpolate as walk
+    from qgate.interpolate import parse_stations
+
+    flags = {
+        "selection.threshold": threshold,
+        "output.path": output,
+        "generator.name": generator,
+        "generator.truncation_psi": truncation,
+        "generator.class_idx": class_idx,
+        "compute.device": device,
+    }
+    _finish(walk(load_config(config, flags, assign or []), parse_stations(seeds), steps, gif), as_json)
+
+
+@app.command()
+def mix(
+    rows: Annotated[str, typer.Option("--rows", help="Seeds of the faces to change: 85,100.")],
+    columns: Annotated[str, typer.Option("--columns", help="Seeds of the faces that lend styles: 55,821.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="Output folder; the w vectors go to OUTPUT.npz.")],
+    generator: Annotated[str, typer.Option("--generator", help="A StyleGAN2-ADA network: FILE.pkl.")],
+    layers: Annotated[str, typer.Option("--layers", help="Layers that are lent, 0 is the coarsest.")] = "0-6",
+    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Least clean_prob; 0 keeps all.")] = 0.0,
+    truncation: Annotated[float | None, typer.Option("--truncation", help="truncation_psi; 1 = none.")] = None,
+    class_idx: Annotated[str | None, typer.Option("--class", help="Of a conditional network: N, or all.")] = None,
+    device: DeviceOption = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,
+) -> None:
+    """Draw every face of the rows with some layers of every face of the columns, as a dataset of its own."""
+    from qgate.config import load_config
+    from qgate.interpolate import mix as mix_styles
+    from qgate.interpolate import parse_layers, parse_stations
+
+    flags = {
+        "selection.threshold": threshold,
+        "output.path": output,
+        "generator.name": generator,
+        "generator.truncation_psi": truncation,
+        "generator.class_idx": class_idx,
+        "compute.device": device,
+    }
+    settings = load_config(config, flags, assign or [])
+    summary = mix_styles(settings, parse_stations(rows), parse_stations(columns), parse_layers(layers))
+    _finish(summary, as_json)
+
+
+@app.command()
 def verify(output: Annotated[Path, typer.Argument(help="Output folder of a run.", show_default=False)]) -> None:
     """Check every file of a run against ledger and hashes; exit 1 where something is wrong."""
     from qgate.dataset.verify import verify as verify_run
@@ -176,6 +250,18 @@ def config_show(config: Config = None, assign: Assign = None) -> None:
     from qgate.config import describe, load_config
 
     print(describe(load_config(config, {}, assign or [])), end="")
+
+
+@weights_app.command("convert")
+def weights_convert(
+    file: Annotated[Path, typer.Argument(help="A StyleGAN2-ADA network pickle (.pkl).", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: that of the file.")] = None,
+) -> None:
+    """Convert a network pickle to safetensors and JSON, running nothing of it."""
+    from qgate.generators.stylegan2_files import convert
+
+    for path in convert(file, output):
+        print(path)
 
 
 def main(arguments: list[str] | None = None) -> None:

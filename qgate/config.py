@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qgate.errors import ConfigError
-from qgate.records import SEED_MAX, SeedPlan
+from qgate.records import ALL_CLASSES, SEED_MAX, SeedPlan
 
 CANDIDATES_PER_FACE = 50
 """The search gives up after this many candidates for each face asked for, unless `max_candidates` says otherwise."""
@@ -29,9 +29,37 @@ class Settings(BaseModel):
 class GeneratorSettings(Settings):
     name: str = Field("mobile-stylegan", description="a generator's name, NAME:PATH, or folder:PATH for images")
     truncation_psi: float = Field(1.0, ge=-2.0, le=2.0, description="pull towards the mean face; 1 = none")
+    truncation_cutoff: int | None = Field(
+        None, ge=0, description="stylegan2-ada: layers that truncation_psi pulls, counted from the coarsest; null: all"
+    )
+    class_idx: int | str | None = Field(
+        None,
+        description="stylegan2-ada with classes: 0, 1, ..., or all, which takes them in turn (seed modulo classes)",
+    )
+    latents: str | None = Field(
+        None, description="stylegan2-ada: an .npz file whose w vectors are drawn instead of seeds; seed i is its row i"
+    )
+    noise_mode: Literal["const", "random", "none"] = Field(
+        "const", description="stylegan2-ada: the noise of the network, new noise for each seed, or none"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="arithmetic of the generator; auto: half precision where the device computes in it"
     )
+
+    @field_validator("class_idx", mode="before")
+    @classmethod
+    def _check_class(cls, value: Any) -> int | str | None:
+        if value is None or value == ALL_CLASSES:
+            return ALL_CLASSES if value else None
+        if not str(value).isdecimal():
+            raise ValueError(f"give a class as 0, 1, ... or {ALL_CLASSES}")
+        return int(value)
+
+    def extras(self) -> dict[str, Any]:
+        """What only some generators know, as far as it is not left as it is."""
+        names = ("truncation_cutoff", "class_idx", "latents", "noise_mode")
+        fields = type(self).model_fields
+        return {name: value for name in names if (value := getattr(self, name)) != fields[name].default}
 
 
 class SeedSettings(Settings):

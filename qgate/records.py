@@ -26,6 +26,9 @@ REGIONS = (
 )
 """The regions of the rubric (`training/labels/RUBRIC.md`) in its order, which is that of a bundle's region outputs."""
 
+ALL_CLASSES = "all"
+"""Asks for every class of a conditional generator in turn."""
+
 NONFINITE = "nonfinite"
 DEGENERATE = "degenerate"
 REASONS = (*REGIONS, NONFINITE, DEGENERATE)
@@ -135,3 +138,11 @@ class SeedPlan:
             low, high = max(start - position, 0), min(stop - position, length)
             yield from range(first + low, first + high)
             position += length
+
+
+def class_of(seed: int, class_idx: int | str, classes: int) -> int:
+    """The class of a candidate: the one asked for, or, for `all`, the seed modulo the number of classes.
+
+    So the classes are balanced over any range of seeds, and a seed has its class wherever the walk starts.
+    """
+    return seed % classes if isinstance(class_idx, str) else class_idx

@@ -13,7 +13,7 @@ from typing import Any
 from qgate import __version__
 from qgate.bundle import DEFAULT, Bundle, read_bundle
 from qgate.classifier import Gate
-from qgate.config import RunConfig, load_config
+from qgate.config import GeneratorSettings, RunConfig, load_config
 from qgate.dataset.encode import ImageFormat, check_space
 from qgate.dataset.folder import RunFolder
 from qgate.dataset.header import GateFacts, GeneratorFacts, RunHeader
@@ -108,9 +108,11 @@ def regate(output: Path, threshold: float, count: int | None, device: str, batch
     """
     recorded = RunHeader.read(output)
     psi = recorded.scoring["truncation_psi"]
+    kept = {key: value for key, value in recorded.config.items() if key in GeneratorSettings.model_fields}
     flags = {
         "generator.name": recorded.config["generator"],
         "generator.truncation_psi": psi,
+        **{f"generator.{key}": value for key, value in kept.items()},
         "gate": recorded.config["gate"],
         "selection.threshold": threshold,
         "selection.count": count or recorded.count,
@@ -120,7 +122,7 @@ def regate(output: Path, threshold: float, count: int | None, device: str, batch
     config = load_config(None, flags, [])
     place = pick_device(device)
     bundle, generator = open_bundle(config.gate), open_generator(config.generator, place)
-    scoring = _scoring(generator.info, psi, bundle)
+    scoring = _scoring(config, generator.info, bundle)
     bound = max(recorded.max_candidates, min(config.max_candidates(), len(recorded.plan)))
     header = replace(recorded, scoring=scoring, threshold=threshold, count=config.selection.count, max_candidates=bound)
     worker = Worker(generator, Gate(bundle, str(place)), batch_size or BATCH[place.type])
@@ -156,10 +158,12 @@ def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunH
     info, card = generator.info, bundle.card
     if info.length is not None and config.seeds.ranges is None:
         config = config.model_copy(update={"seeds": config.seeds.model_copy(update={"ranges": f"0-{info.length - 1}"})})
-    psi = config.generator.truncation_psi
+    psi, extras = config.generator.truncation_psi, config.generator.extras()
+    classes = {"classes": info.classes} if info.classes else {}
+    precision = {"precision": config.generator.precision} if config.generator.precision != "auto" else {}
     return RunHeader(
         qgate=__version__,
-        scoring=_scoring(info, psi, bundle),
+        scoring=_scoring(config, info, bundle),
         plan=config.plan(),
         shard_size=config.output.shard_size,
         threshold=config.selection.threshold,
@@ -171,14 +175,16 @@ def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunH
         review=config.output.review,
         generator=GeneratorFacts(info.name, info.digest, psi if info.synthetic else None, info.license),
         gate=GateFacts(card.name, bundle.digest, card.notes),
-        config={"generator": config.generator.name, "gate": config.gate},
+        config={"generator": config.generator.name, "gate": config.gate, **extras, **classes, **precision},
         versions={name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")},
     )
 
 
-def _scoring(info: GeneratorInfo, psi: float, bundle: Bundle) -> dict[str, Any]:
-    """What decides a probability, besides the walk of the seeds."""
-    return {"generator": info.name, "weights": info.digest, "truncation_psi": psi, "gate": bundle.digest}
+def _scoring(config: RunConfig, info: GeneratorInfo, bundle: Bundle) -> dict[str, Any]:
+    """What decides a probability, besides the walk of the seeds; what only some generators know, where it is set."""
+    psi, extras = config.generator.truncation_psi, config.generator.extras()
+    extras.pop("latents", None)  # its content is in the digest of the weights, and where it lies decides nothing
+    return {"generator": info.name, "weights": info.digest, "truncation_psi": psi, "gate": bundle.digest, **extras}
 
 
 def output_path(config: RunConfig, header: RunHeader) -> Path:
@@ -192,6 +198,9 @@ def _check_output(config: RunConfig, generator: Generator, output: Path) -> None
     resolution, info = config.output.resolution, generator.info
     if config.selection.count is None and info.length is None and config.seeds.ranges is None:
         raise ConfigError("--count is missing: say how many faces the dataset shall have, or give --seeds")
+    last = config.plan().ranges[-1][1]
+    if info.length is not None and config.seeds.ranges is not None and last >= info.length:
+        raise ConfigError(f"--seeds {config.seeds.ranges}: {info.name} holds the candidates 0..{info.length - 1}")
     if info.resolution is None:
         return
     if resolution is not None and resolution > info.resolution:

@@ -20,6 +20,7 @@ LAYERS = (
     ("web", "tracking", "tracking_child"),
     ("watch",),
     ("run",),
+    ("interpolate",),
     ("cli",),
 )
 """Lowest first; a part imports from its own layer and those below."""

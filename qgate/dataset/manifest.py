@@ -13,7 +13,7 @@ from qgate.dataset import durable
 from qgate.dataset.header import RunHeader
 from qgate.dataset.layout import Layout, seed_of
 from qgate.dataset.ledger import iter_rows, read_seals
-from qgate.records import Row, Score, Tally, Verdict
+from qgate.records import Row, Score, Tally, Verdict, class_of
 
 SIZE_CATEGORIES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 """Source: dataset card specification of the Hugging Face Hub."""
@@ -22,6 +22,8 @@ COLUMNS = {
     "file_name": "path of the image",
     "seed": "identity of the face: z is `numpy.random.RandomState(seed).randn(1, z_dim)`",
     "truncation_psi": "pull towards the mean face, 1 is none",
+    "latents": "file of w vectors that was drawn; `seed` is the row in it",
+    "class": "class that a conditional generator was asked for",
     "clean_prob": "calibrated probability, by the gate, that the face is free of artifacts; higher is better",
     "generator": "name of the generator",
     "gate": "name of the gate",
@@ -64,10 +66,13 @@ def review_lines(layout: Layout) -> Iterator[bytes]:
 
 def record(header: RunHeader, row: Row) -> dict[str, Any]:
     """The line of `dataset/metadata.jsonl` for an accepted row."""
+    asked, classes = header.config.get("class_idx"), header.config.get("classes", 0)
     values = {
         "file_name": row.file_name,
         "seed": row.seed,
         "truncation_psi": header.generator.truncation_psi,
+        **({"latents": header.config["latents"]} if "latents" in header.config else {}),
+        **({"class": class_of(row.seed, asked, classes)} if asked is not None else {}),
         "clean_prob": row.score.clean_prob,
         "generator": header.generator.name,
         "gate": header.gate.name,

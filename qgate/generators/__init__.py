@@ -6,43 +6,78 @@ import difflib
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
-from qgate.config import GeneratorSettings
-from qgate.errors import WeightsError
+from qgate.errors import ConfigError, WeightsError
 from qgate.generators.base import Drawn, Generator, GeneratorInfo
 
-__all__ = ["Drawn", "Generator", "GeneratorInfo", "open_generator"]
+__all__ = ["Drawn", "Generator", "GeneratorInfo", "open_generator", "stylegan2_path"]
 
-Opener = Callable[[str | None, GeneratorSettings, torch.device], Generator]
-"""Takes what stands after the colon of NAME:ARGUMENT (or None), the settings and the device."""
+if TYPE_CHECKING:
+    from qgate.config import GeneratorSettings  # the networks alone run where pydantic is not installed
+
+    Opener = Callable[[str | None, GeneratorSettings, torch.device], Generator]
+    """Takes what stands after the colon of NAME:ARGUMENT (or None), the settings and the device."""
 
 
 def open_generator(settings: GeneratorSettings, device: torch.device) -> Generator:
-    """The generator that `settings.name` asks for: NAME or NAME:ARGUMENT; WeightsError where there is none such."""
+    """The generator that `settings.name` asks for: NAME, NAME:ARGUMENT or a file of weights.
+
+    Raises WeightsError where there is none such, ConfigError for a setting that it does not know.
+    """
     name, _, argument = settings.name.partition(":")
+    if (path := stylegan2_path(settings.name)) is not None:
+        name, argument = "stylegan2-ada", str(path)
+    extras = settings.extras()
+    if name in ("mobile-stylegan", "folder", "fake") and extras:
+        key, value = next(iter(extras.items()))
+        raise ConfigError(f"generator.{key} = {value!r}: {name} knows nothing of it; leave it away")
     opener = _embedded().get(name)
     if opener is None:
         added = {entry.name: entry for entry in metadata.entry_points(group="qgate.generators")}
         if name not in added:
             known = [*_embedded(), *added]
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            raise WeightsError(
-                f"no generator {settings.name!r}; the nearest is {near!r} (known: {', '.join(known)}, folder:PATH)"
-            )
+            listed = ", ".join([*known, "folder:PATH", "FILE.pkl"])
+            raise WeightsError(f"no generator {settings.name!r}; the nearest is {near!r} (known: {listed})")
         opener = added[name].load()
     return opener(argument or None, settings, device)
 
 
+def stylegan2_path(name: str) -> Path | None:
+    """The file of a StyleGAN2-ADA network, given as stylegan2-ada:FILE, FILE.pkl or FILE.safetensors.
+
+    None where the name asks for something else.
+    """
+    kind, _, argument = name.partition(":")
+    if kind == "stylegan2-ada":
+        return Path(argument) if argument else None
+    return Path(name) if kind not in _embedded() and name.endswith((".pkl", ".safetensors")) else None
+
+
 def _embedded() -> dict[str, Opener]:
-    return {"mobile-stylegan": _open_mobile_stylegan, "folder": _open_folder, "fake": _open_fake}
+    return {
+        "mobile-stylegan": _open_mobile_stylegan,
+        "stylegan2-ada": _open_stylegan2,
+        "folder": _open_folder,
+        "fake": _open_fake,
+    }
 
 
 def _open_mobile_stylegan(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:
     from qgate.generators.embedded import EmbeddedGenerator
 
     return EmbeddedGenerator(argument, settings, device)
+
+
+def _open_stylegan2(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:
+    from qgate.generators.stylegan2_ada import StyleGan2Generator
+
+    if argument is None:
+        raise WeightsError("stylegan2-ada: give the network after the colon, for example stylegan2-ada:ffhq.pkl")
+    return StyleGan2Generator(Path(argument), settings, device)
 
 
 def _open_folder(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:

@@ -18,6 +18,7 @@ class GeneratorInfo:
     license: the terms of the pixels, one sentence for the dataset card.
     synthetic: drawn by a network, so that the files carry the mark of AI-made media.
     length: number of candidates (seeds 0..length-1); None: every seed.
+    classes: of a conditional network; 0: it has none.
     """
 
     name: str
@@ -26,6 +27,7 @@ class GeneratorInfo:
     license: str
     synthetic: bool = True
     length: int | None = None
+    classes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

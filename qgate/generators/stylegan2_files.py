@@ -1,0 +1,131 @@
+"""StyleGAN2-ADA weights on disk: NVIDIA's pickles, and what they are converted to, safetensors with settings as JSON.
+
+A pickle is converted at its first use into the user's cache, under the sha256 of its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from qgate.cache import cache_dir, new_entry
+from qgate.config import canonical_digest
+from qgate.errors import WeightsError
+from qgate.generators.nvidia.networks import MAX_BYTES, read_network
+from qgate.generators.stylegan2_spec import Arrays, Spec, check_arrays
+
+FORMAT = "qgate stylegan2-ada 1"
+"""Of the JSON file; also names the cache folder, so that a new format converts anew."""
+
+SUFFIXES = (".pkl", ".safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A generator's settings and parameters.
+
+    digest: sha256 hex of both, the same whichever file they came from.
+    """
+
+    spec: Spec
+    arrays: Arrays
+    digest: str
+
+
+def load_network(path: Path) -> Network:
+    """The generator in a .pkl of NVIDIA's or a converted .safetensors; WeightsError where there is none."""
+    if path.suffix == ".safetensors":
+        return _read_converted(path)
+    content = _read(path)
+    sha256 = hashlib.sha256(content).hexdigest()
+    entry = cache_dir() / "stylegan2-ada" / f"{FORMAT.split()[-1]}-{sha256}"
+    if not entry.is_dir():
+        print(f"qgate: converting {path} once, without running anything of it", file=sys.stderr)
+        spec, arrays = read_network(content, str(path))
+        with new_entry(entry) as draft:
+            write_network(draft / "generator", spec, arrays, {"file": path.name, "sha256": sha256})
+    return _read_converted(entry / "generator.safetensors")
+
+
+def convert(path: Path, output: Path | None) -> list[Path]:
+    """Write the generator of a .pkl as .safetensors and .json; returns both paths.
+
+    output: a folder, made where it is missing; None: the file's own. Files of these names are replaced.
+    """
+    content = _read(path)
+    spec, arrays = read_network(content, str(path))
+    folder = path.parent if output is None else output
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return write_network(
+            folder / path.stem, spec, arrays, {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
+        )
+    except OSError as error:
+        raise WeightsError(f"{folder}: cannot be written ({error.strerror}); give another --output") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise WeightsError(f"{path}: is larger than {MAX_BYTES >> 20} MiB, and no generator of this kind is")
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(
+            f"{path}: cannot be read ({error.strerror}); give the path of a network pickle on this machine"
+        ) from error
+
+
+def write_network(stem: Path, spec: Spec, arrays: Arrays, source: dict[str, str]) -> list[Path]:
+    """Write STEM.json, then STEM.safetensors, each at once."""
+    values = {"format": FORMAT, "network": spec.to_json(), "source": source}
+    text = json.dumps(values, indent=2) + "\n"
+    contents = {".json": text.encode(), ".safetensors": save(arrays)}
+    paths = []
+    for suffix, content in contents.items():
+        target = stem.with_name(stem.name + suffix)
+        descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.chmod(draft, 0o644)
+        os.replace(draft, target)
+        paths.append(target)
+    return paths
+
+
+def _read_converted(path: Path) -> Network:
+    settings = path.with_suffix(".json")
+    try:
+        values = json.loads(settings.read_bytes())
+        arrays = load_file(path)
+    except OSError as error:
+        raise WeightsError(
+            f"{error.filename or path}: cannot be read ({error.strerror}); give the .safetensors file that `qgate "
+            f"weights convert` wrote, with its .json beside it"
+        ) from error
+    except (ValueError, RecursionError, SafetensorError) as error:
+        raise WeightsError(f"{path}: is damaged ({error}); delete it and convert the pickle again") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise WeightsError(f"{settings}: is no {FORMAT!r}; convert the pickle again with `qgate weights convert`")
+    try:
+        spec = Spec.from_json(values.get("network"))
+        check_arrays(spec, arrays)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return Network(spec, arrays, _digest(spec, arrays))
+
+
+def _digest(spec: Spec, arrays: Arrays) -> str:
+    digest = hashlib.sha256(canonical_digest(spec.to_json()).encode())
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].shape} {arrays[name].dtype}".encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
