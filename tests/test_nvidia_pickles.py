@@ -240,6 +240,15 @@ def test_what_a_pickler_of_an_older_python_writes_is_read() -> None:
         assert unpickle(io.BytesIO(content), Budget(len(content)), {}) == value
 
 
+def test_constants_sizes_and_devices_among_the_attributes_of_a_module_do_no_harm() -> None:
+    attributes = {"a": torch.float32, "c": torch.Size([1, 2]), "d": torch.device("cpu")}
+
+    with pytest.raises(WeightsError, match="holds no generator"):
+        read_network(pickle.dumps(attributes, 4), "attributes.pkl")
+    with pytest.raises(WeightsError, match="calls a constant of torch"):
+        read_network(b"\x80\x04ctorch\nfloat32\n)R.", "call.pkl")
+
+
 def mutated(content: bytes, random: np.random.RandomState) -> bytes:
     """One to eight bytes changed, or a piece cut out or doubled."""
     damaged = bytearray(content)

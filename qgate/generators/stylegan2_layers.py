@@ -41,7 +41,7 @@ class Style(nn.Module):
 
 
 class StyleConv(nn.Module):
-    """Modulation, 3x3 convolution (twice the size where `up`), demodulation, noise, bias, leaky ReLU, clamp.
+    """Modulation, 3x3 convolution (twice the size with `fir`), demodulation, noise, bias, leaky ReLU, clamp.
 
     Weights and styles are scaled to about 1 before the convolution and back after it, so that half precision holds
     them; the demodulation itself is computed in fp32.
@@ -90,7 +90,7 @@ class StyleConv(nn.Module):
 
 
 class ToRgb(nn.Module):
-    """Modulation without demodulation and a 1x1 convolution to RGB in fp32."""
+    """Modulation without demodulation and a 1x1 convolution to RGB, which is fp32."""
 
     def __init__(self, params: Params, clamp: float | None, dtype: torch.dtype) -> None:
         super().__init__()

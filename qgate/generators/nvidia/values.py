@@ -212,8 +212,20 @@ def _short(values: tuple[Any, ...]) -> str:
     return shown("x".join(str(value) if type(value) is int and value < 2**64 else "?" for value in values))
 
 
+def _constant(*_: Any) -> None:
+    """A constant of torch, such as a dtype among the attributes of a module: it is stored and never used."""
+    raise Refused("calls a constant of torch")
+
+
+def _unused(*_: Any) -> None:
+    """The size or device of something: data of a module that a generator's arrays do not need."""
+
+
 _STORAGE_TYPES: Globals = {("torch", name): _storage_type(code) for name, code in STORAGES.items()}
+CONSTANTS = ("float16", "float32", "float64", "int64", "bool")
 _KNOWN: Globals = {
+    **{("torch", name): _constant for name in CONSTANTS},
+    **{("torch", name): _unused for name in ("Size", "device")},
     ("collections", "OrderedDict"): _mapping,
     ("builtins", "set"): _set,
     ("__builtin__", "set"): _set,
