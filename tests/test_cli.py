@@ -16,6 +16,7 @@ from PIL import Image
 
 from qgate.bundle import DEFAULT
 from qgate.cli import main
+from qgate.images import read_image
 from tests.test_local_engine import tree
 
 UNTRACKED = ("--set", "tracking.enabled=false")
@@ -239,7 +240,7 @@ def test_real_faces_pass_the_real_gate_and_the_run_is_finished_in_mlflow(capsys:
     faces = sorted(Path("out/dataset").rglob("*.png"))
     assert code == 0
     assert summary["accepted"] == len(faces) == 2
-    assert {Image.open(face).size for face in faces} == {(1024, 1024)}
+    assert {read_image(face).shape for face in faces} == {(3, 1024, 1024)}
     assert qgate("verify", "out") == 0
     with sqlite3.connect("mlruns/mlflow.db") as store:
         runs = store.execute("SELECT run_uuid, status FROM runs").fetchall()
