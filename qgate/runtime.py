@@ -78,6 +78,7 @@ class _CudaExecutor:
         self._module = module.to(device).to(memory_format=torch.channels_last)
         self._device, self._half = device, HALF.get(precision)
         self._rows = 0
+        torch.backends.cudnn.allow_tf32 = False  # TF32 rounds to ten bits, which is not what fp32 promises
 
     @torch.inference_mode()
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:

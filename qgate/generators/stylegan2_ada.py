@@ -37,8 +37,6 @@ class StyleGan2Generator:
         self._spec = spec = network.spec
         self.precision = pick_precision(settings.precision, device)
         on_cuda = device.type == "cuda"
-        if on_cuda and self.precision == "fp32":
-            torch.backends.cudnn.allow_tf32 = False  # TF32 rounds to ten bits, which is not what fp32 promises
         # On CUDA the network computes in half precision where that is safe; autocast would do it everywhere.
         model = build(spec, network.arrays, settings.noise_mode, HALF.get(self.precision) if on_cuda else None)
         self._random = model.noise_mode == "random"
