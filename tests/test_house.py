@@ -13,13 +13,14 @@ SOURCES = sorted((ROOT / "qgate").rglob("*.py"))
 LAYERS = (
     ("errors", "records", "__init__"),
     ("config", "latents", "preprocess", "gate", "rates", "labels", "cache", "images", "fetch"),
+    ("answers", "agreement", "label_store", "label_boxes", "label_exchange"),
     ("runtime", "bundle", "generators", "dataset", "report", "progress", "stopping"),
     ("classifier",),
     ("worker", "scoring"),
     ("engines", "api"),
     ("web", "tracking", "tracking_child"),
     ("run",),
-    ("cli",),
+    ("cli", "cli_labels"),
 )
 """Lowest first; a part imports from its own layer and those below."""
 
