@@ -36,6 +36,10 @@ VOTES = frozenset({Purpose.UNCERTAIN, Purpose.RANDOM, Purpose.DIVERSE, Purpose.A
 """Independent first answers, which agreement is measured on."""
 
 
+NEVER_SHOWN = frozenset({Purpose.IMPORT, Purpose.REFERENCE})
+"""Answers that came from files, not from the page."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """A place on a face where something is wrong.

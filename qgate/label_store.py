@@ -17,9 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from qgate.answers import VOTES, Answer, Decision, Mark, Purpose
+from qgate.answers import NEVER_SHOWN, VOTES, Answer, Decision, Mark, Purpose
 from qgate.errors import LabelError
-from qgate.labels import Face, Label
+from qgate.labels import Face, Label, read_labels
 
 APPLICATION_ID = 0x71674C53
 """Marks a SQLite file as a label store ("qgLS")."""
@@ -152,7 +152,7 @@ class LabelStore:
                 return None if known[0] is None else next(self._read("WHERE events.id = ?", (known[0],)))[0]
             self._refresh()
             mine = (a for a in reversed(self._answers.values()) if a.annotator == annotator and shown(a.face))
-            last = next((answer for answer in mine if answer.purpose not in _NEVER_SHOWN), None)
+            last = next((answer for answer in mine if answer.purpose not in NEVER_SHOWN), None)
             if last is not None:
                 self._insert(replace(last, key=key), last.id)
             return last
@@ -247,8 +247,13 @@ class LabelStore:
             raise LabelError(f"label store {self.path}: {error}; is it a label store, and is there space?") from error
 
 
+def read_any(path: Path) -> list[Label]:
+    """The labels of a store (`SUFFIXES`), or of a CSV or JSON Lines file, as training takes them."""
+    return read_store(path) if path.suffix in SUFFIXES else read_labels(path)
+
+
 def read_store(path: Path) -> list[Label]:
-    """The labels of a store for training, as `qgate.labels.read_labels` gives those of a file."""
+    """The labels of a store, as `qgate.labels.read_labels` gives those of a file."""
     with LabelStore(path, create=False) as store:
         return store.labels()
 
@@ -256,7 +261,6 @@ def read_store(path: Path) -> list[Label]:
 _OVERRULES = {Purpose.REVIEW: 2, Purpose.SUSPECT: 1}
 """Answers given with more knowledge than a vote; they stand instead of the annotator's own vote."""
 
-_NEVER_SHOWN = frozenset({Purpose.IMPORT, Purpose.REFERENCE})
 
 _SELECT = """SELECT events.id, key, time, annotator, generator, seed, psi, file_name, purpose, decision, severity,
 regions, marks, width, height, seconds, undoes, score_seen FROM events JOIN faces ON faces.id = events.face"""

@@ -213,6 +213,8 @@ def test_a_generators_faces_are_drawn_when_asked_for_and_scored_beside_the_page(
     drawn = FakeGenerator("64").draw([5]).images[0]
     assert isinstance(drawn, torch.Tensor)
     assert faces.clean_prob(0) == FakeGate().score([drawn])[0].clean_prob
+    faces.scores.clear()
+    assert len(items(Orders(faces, store, Rules()), "anna", Purpose.UNCERTAIN)) == 5
 
 
 def test_unsure_is_never_forced_into_a_class() -> None:

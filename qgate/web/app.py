@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from qgate.agreement import measure
-from qgate.answers import Answer, Decision, Mark, Purpose
+from qgate.answers import NEVER_SHOWN, Answer, Decision, Mark, Purpose
 from qgate.errors import ImageError, LabelError
 from qgate.label_exchange import annotator_name
 from qgate.label_store import LabelStore
@@ -128,14 +128,16 @@ class Page:
     def state(self, body: StateBody) -> dict[str, Any]:
         """What changes with every answer."""
         done, total = self.orders.progress(body.annotator, body.order)
-        usable = len({label.face for label in self.store.labels()})
-        shown = [answer for answer in self.store.standing() if answer.annotator == body.annotator]
-        midnight = time.time() - 24 * 3600
+        standing = self.store.standing()
+        decided = (answer for answer in standing if answer.severity is not None)
+        usable = len({answer.face for answer in decided if answer.purpose is not Purpose.REFERENCE})
+        yours = [a for a in standing if a.annotator == body.annotator and a.purpose not in NEVER_SHOWN]
+        day_ago = time.time() - 24 * 3600
         return {
             "done": done,
             "total": total,
-            "yours": sum(answer.purpose not in (Purpose.IMPORT, Purpose.REFERENCE) for answer in shown),
-            "today": sum(answer.time > midnight for answer in shown),
+            "yours": len(yours),
+            "today": sum(answer.time > day_ago for answer in yours),
             "labelled": usable,
             "next_training": FIRST_MILESTONE * 2 ** max(math.ceil(math.log2((usable + 1) / FIRST_MILESTONE)), 0),
             "audit": self.audit().to_json() if self.orders.rules.audit else None,

@@ -68,6 +68,8 @@ class Faces:
         self.ids = {face.face: index for index, face in enumerate(shown)}
         self.scores = {index: face.score for index, face in enumerate(shown) if face.score is not None}
         """What the gate said; grows where a gate is at work beside the page."""
+        self.scoring = False
+        """A gate is at work beside the page."""
         listing = "\n".join(repr(face.face) for face in shown)
         self.digest = hashlib.sha256(listing.encode()).hexdigest()[:16]
         """Equal digests, equal ids: an answer that waited in a browser may not reach another face."""

@@ -15,7 +15,7 @@ from itertools import islice
 
 import numpy as np
 
-from qgate.answers import VOTES, Answer, Decision, Purpose
+from qgate.answers import NEVER_SHOWN, VOTES, Answer, Decision, Purpose
 from qgate.label_store import LabelStore
 from qgate.labels import Face
 from qgate.web.faces import Faces
@@ -72,7 +72,7 @@ class _State:
 
     def add(self, item: int, answer: Answer, annotator: str) -> None:
         purpose = answer.purpose
-        if answer.annotator == annotator and purpose not in (Purpose.IMPORT, Purpose.REFERENCE):
+        if answer.annotator == annotator and purpose not in NEVER_SHOWN:
             self.mine.append(answer)
             self.seen.setdefault(purpose, set()).add(item)
         if purpose in VOTES:
@@ -123,7 +123,10 @@ class Orders:
         known = len(self._faces.scores)
         if known > 1.1 * self._ranked:
             self._ranked = known
-            self._fixed[Purpose.UNCERTAIN] = _uncertain(self._faces)
+            # What has no score yet comes last: a gate at work may be slower than an annotator.
+            scored = _uncertain(self._faces)
+            rest = [item for item in self._shuffled if item not in self._faces.scores] if self._faces.scoring else []
+            self._fixed[Purpose.UNCERTAIN] = scored + rest
             self._fixed[Purpose.DIVERSE] = _diverse(self._faces, self._shuffled)
 
     def next(self, annotator: str, order: Purpose, count: int, have: Iterable[int]) -> list[Ask]:

@@ -23,6 +23,7 @@ def start_scoring(faces: Faces, gate: str, device: str) -> threading.Thread:
 
 def start_scorer(faces: Faces, scorer: Scorer) -> threading.Thread:
     """As `start_scoring`, with a gate that is loaded already."""
+    faces.scoring = True
     thread = threading.Thread(target=_score_all, args=(faces, scorer), name="scorer", daemon=True)
     thread.start()
     return thread

@@ -3,13 +3,12 @@
 import { Outbox, get, newKey, post, postUntilKept } from "./api.js";
 import { Feed } from "./feed.js";
 import {
-  ORDER_NAMES, buildRegions, byId, flash, hue, showAgreement, showGate, showPace, showRegions, showState, showVotes,
+  DIGITS, ORDER_NAMES, buildRegions, byId, flash, hue, showAgreement, showGate, showPace, showRegions, showState, showVotes,
 } from "./panel.js";
 import { View } from "./view.js";
 
 const DECISIONS = { a: "clean", s: "unsure", d: "artifact" };
 const SEVERITY_KEYS = { q: 0, w: 1, e: 2, r: 3 };
-const CODES = ["Digit1", "Digit2", "Digit3", "Digit4", "Digit5", "Digit6", "Digit7", "Digit8", "Digit9", "Digit0", "Minus", "Equal"];
 const HOLD_MS = 300; // a zoom key held longer than this zooms only while it is held
 
 let about, view, state = null;
@@ -114,7 +113,8 @@ function rest() {
   byId("name").textContent = "";
   showVotes([]);
   const more = about.orders.length > 1 ? "\nAnother order may have some: choose it above." : "";
-  notice(order === "review" ? `No disagreement is left.${more}` : `All faces of this order are judged.${more}`);
+  const done = order === "audit" ? "All faces of the sample are judged." : "All faces of this order are judged.";
+  notice((order === "review" ? "No disagreement is left." : done) + more);
 }
 
 async function meanwhile(work) {
@@ -237,7 +237,7 @@ function keyDown(event) {
   if (typing || document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.toLowerCase();
   const since = event.timeStamp;
-  const digit = CODES.indexOf(event.code);
+  const digit = DIGITS.indexOf(digitOf(event));
   let act = null;
   if (key === "?") act = () => byId("help").showModal();
   else if (key in DECISIONS) act = () => decideByName(DECISIONS[key], since);
@@ -249,6 +249,12 @@ function keyDown(event) {
   if (event.repeat && key !== "backspace") return;
   if (key === "z" || key === "x") heldSince = event.timeStamp;
   soon(act);
+}
+
+// The digit that was meant, on keyboards too that write digits with Shift only.
+function digitOf(event) {
+  const isDigit = event.code.startsWith("Digit");
+  return !DIGITS.slice(0, 10).includes(event.key) && isDigit && !event.shiftKey ? event.code.at(-1) : event.key;
 }
 
 let heldSince = 0;
@@ -320,6 +326,7 @@ function showSaved(waiting, error) {
 
 function feedError(error) {
   say(error.message);
+  if (error.status === 404) flash(error.message, "undo");
   if (!current) notice(error.worthRetrying ? "The server does not answer. Trying again …" : error.message);
 }
 

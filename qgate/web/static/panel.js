@@ -81,7 +81,7 @@ export function showState(state) {
     const interval = `${percent(rate.low, 1)} to ${percent(rate.high, 1)}`;
     // Hidden until the end: a running rate would colour the judgements.
     byId("audit").querySelector("p").textContent = audit.done
-      ? `${percent(audit.value, 1)} (${interval})\n${rate.hits} artifacts of ${rate.total}, ${audit.unsure} unsure`
+      ? `${percent(audit.value, 1)} (${interval})\n${rate.hits} of ${rate.total} are artifacts${audit.unsure ? `\n${audit.unsure} unsure, not counted` : ""}`
       : "shown when the sample is done";
   }
 }
