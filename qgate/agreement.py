@@ -19,13 +19,17 @@ from qgate.rates import CONFIDENCE, Rate, rate
 RESAMPLES = 2000
 """Bootstrap samples of an interval: its ends move by about a hundredth of its width between seeds."""
 
+MIN_UNITS = 10
+"""A bootstrap of fewer faces than this says nothing, and looks sure of it."""
+
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A coefficient and its percentile bootstrap interval; all None where it is undefined.
+    """A coefficient and its percentile bootstrap interval.
 
+    value: None where it is undefined; low, high: None then too, and with fewer than `MIN_UNITS` faces.
     units: faces with at least two votes, which it rests on.
     """
 
@@ -105,6 +109,8 @@ def estimate(tables: Floats, statistic: Callable[[Floats], float | None], seed: 
     value = statistic(tables.sum(0)) if units else None
     if value is None:
         return Estimate(None, None, None, units)
+    if units < MIN_UNITS:
+        return Estimate(value, None, None, units)
     random = np.random.default_rng(seed)
     draws = random.multinomial(units, np.full(units, 1 / units), RESAMPLES)
     sums = np.tensordot(draws.astype(np.float64), tables, axes=1)
@@ -174,8 +180,10 @@ def kappa_of(table: Floats) -> float | None:
 
 
 def _words(found: Estimate) -> str:
-    if found.value is None or found.low is None or found.high is None:
+    if found.value is None:
         return "undefined: too few votes, or all the same"
+    if found.low is None or found.high is None:
+        return f"{found.value:.3f} (too few faces for an interval)"
     return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 

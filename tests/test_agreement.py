@@ -68,6 +68,13 @@ def test_nothing_to_compare_is_undefined_not_zero() -> None:
     assert "undefined" in found.in_words()
 
 
+def test_few_faces_have_no_interval() -> None:
+    found = measure([answer(seed, name, 0) for seed in range(9) for name in ("anna", "ben")])
+
+    assert (found.percent.value, found.percent.low, found.percent.high) == (1.0, None, None)
+    assert "too few faces for an interval" in found.in_words()
+
+
 def test_an_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     random = np.random.default_rng(1)
     hits = 0

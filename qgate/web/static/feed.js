@@ -16,6 +16,7 @@ export class Feed {
     this.order = "";
     this.ahead = [];
     this.broken = [];
+    this.out = null; // the face that was handed out last: its receiver may not hold it yet
     this.round = 0;
     this.loading = 0;
     this.filling = null;
@@ -28,6 +29,7 @@ export class Feed {
     this.order = order;
     this.ahead.forEach((face) => face.bitmap?.close());
     this.ahead = [];
+    this.out = null;
     this.round += 1;
     this.filling = null;
   }
@@ -46,8 +48,11 @@ export class Feed {
       if (!this.ahead.length) return null;
       const face = this.ahead[0];
       await face.loaded;
-      if (this.ahead[0] === face) this.ahead.shift();
+      // Another order was chosen meanwhile.
+      if (this.ahead[0] !== face) continue;
+      this.ahead.shift();
       if (face.bitmap) {
+        this.out = face.item;
         this.fill();
         return face;
       }
@@ -58,6 +63,7 @@ export class Feed {
   takeReady() {
     if (!this.ahead[0]?.bitmap) return null;
     const face = this.ahead.shift();
+    this.out = face.item;
     queueMicrotask(() => this.fill());
     return face;
   }
@@ -89,7 +95,7 @@ export class Feed {
 
   async #ask() {
     const round = this.round;
-    const have = [...this.ahead.map((face) => face.item), ...this.held(), ...this.broken].slice(0, HAVE);
+    const have = [...this.#known()].slice(0, HAVE);
     const body = { annotator: this.annotator, order: this.order, count: AHEAD, have };
     let faces = [];
     this.failed = null;
@@ -100,11 +106,18 @@ export class Feed {
       this.onError(error);
     }
     if (round !== this.round) return;
-    for (const face of faces) {
+    // An undo meanwhile may have freed a face that the page holds.
+    const known = this.#known();
+    for (const face of faces.filter((found) => !known.has(found.item))) {
       face.loaded = new Promise((done) => (face.done = done));
       this.ahead.push(face);
     }
     this.#decode();
+  }
+
+  #known() {
+    const out = this.out === null ? [] : [this.out];
+    return new Set([...this.ahead.map((face) => face.item), ...out, ...this.held(), ...this.broken]);
   }
 
   // Few at once and in their order, so that the face that is needed first comes first.

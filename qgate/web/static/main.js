@@ -233,7 +233,7 @@ function press(act, on) {
 const soon = (act) => (busy ? later.push(act) : act());
 
 function keyDown(event) {
-  const typing = event.target.matches("input, select");
+  const typing = event.target.matches("input");
   if (typing || document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.toLowerCase();
   const since = event.timeStamp;

@@ -11,7 +11,7 @@ export const ORDER_NAMES = {
   review: "Disagreements",
   audit: "Audit",
 };
-const SEVERITIES = ["clean", "minor", "noticeable", "severe"];
+const SEVERITIES = ["no defect", "minor", "noticeable", "severe"];
 
 export function element(tag, text = "", className = "") {
   const made = document.createElement(tag);
@@ -111,8 +111,11 @@ export function flash(text, kind) {
   shown.classList.add("on");
 }
 
-const estimate = (found) =>
-  found.value === null ? "not defined yet" : `${found.value.toFixed(3)} (${found.low.toFixed(3)} to ${found.high.toFixed(3)})`;
+function estimate(found) {
+  if (found.value === null) return "not defined yet";
+  const interval = found.low === null ? "too few faces for an interval" : `${found.low.toFixed(3)} to ${found.high.toFixed(3)}`;
+  return `${found.value.toFixed(3)} (${interval})`;
+}
 
 export function showAgreement(found) {
   const rows = [
