@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qgate import __version__
+from qgate.cli_labels import label, labels_app
 from qgate.errors import ImageError, QgateError, TargetError
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(no_args_is_help=True, help="Settings: what they are and where they come from.")
 app.add_typer(config_app, name="config")
+app.add_typer(labels_app, name="labels")
 weights_app = typer.Typer(no_args_is_help=True, help="Generator weights.")
 app.add_typer(weights_app, name="weights")
 
@@ -228,6 +230,9 @@ def verify(output: Annotated[Path, typer.Argument(help="Output folder of a run."
         raise QgateError(f"{output}: {len(result.problems)} problems found")
     unfinished = "" if result.finished else "; the run is not finished: the same command goes on"
     print(f"{output}: all is well, {result.tally.accepted} faces of {result.tally.judged} judged{unfinished}")
+
+
+app.command()(label)
 
 
 @app.command()

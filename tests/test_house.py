@@ -13,6 +13,7 @@ SOURCES = sorted((ROOT / "qgate").rglob("*.py"))
 LAYERS = (
     ("errors", "records", "__init__"),
     ("config", "latents", "preprocess", "gate", "rates", "labels", "cache", "images", "fetch"),
+    ("answers", "agreement", "label_store", "label_boxes", "label_exchange"),
     ("runtime", "bundle", "generators", "dataset", "report", "progress", "stopping"),
     ("classifier",),
     ("worker", "scoring"),
@@ -21,7 +22,7 @@ LAYERS = (
     ("watch",),
     ("run",),
     ("interpolate",),
-    ("cli",),
+    ("cli", "cli_labels"),
 )
 """Lowest first; a part imports from its own layer and those below."""
 

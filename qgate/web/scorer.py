@@ -1,0 +1,44 @@
+"""A gate that scores the faces beside the page, so that the uncertain ones come first. Knows nothing of labels."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+from torch import Tensor
+
+from qgate.classifier import load_gate
+from qgate.errors import ImageError
+from qgate.web.faces import Faces
+from qgate.worker import Scorer
+
+BATCH = 4
+"""Faces at once: few, so that the page stays quick."""
+
+
+def start_scoring(faces: Faces, gate: str, device: str) -> threading.Thread:
+    """Start a thread that fills `faces.scores` in random order. Raises BundleError where there is no such gate."""
+    return start_scorer(faces, load_gate(gate, device))
+
+
+def start_scorer(faces: Faces, scorer: Scorer) -> threading.Thread:
+    """As `start_scoring`, with a gate that is loaded already."""
+    faces.scoring = True
+    thread = threading.Thread(target=_score_all, args=(faces, scorer), name="scorer", daemon=True)
+    thread.start()
+    return thread
+
+
+def _score_all(faces: Faces, scorer: Scorer) -> None:
+    todo = [item for item in range(len(faces)) if item not in faces.scores]
+    random.Random(0).shuffle(todo)
+    for start in range(0, len(todo), BATCH):
+        items: list[int] = []
+        images: list[Tensor] = []
+        for item in todo[start : start + BATCH]:
+            try:
+                images.append(faces.pixels(item))
+                items.append(item)
+            except ImageError:
+                continue
+        faces.scores.update(zip(items, scorer.score(images), strict=True))

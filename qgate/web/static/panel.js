@@ -1,0 +1,145 @@
+// The words around the face: regions, votes, progress, pace, dialogs. All text goes in as text, never as HTML.
+
+export const byId = (id) => document.getElementById(id);
+
+export const DIGITS = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "0", "-", "="];
+export const ORDER_NAMES = {
+  uncertain: "Uncertain first",
+  random: "Random sample",
+  diverse: "Diverse",
+  suspect: "Suspected errors",
+  review: "Disagreements",
+  audit: "Audit",
+};
+const SEVERITIES = ["no defect", "minor", "noticeable", "severe"];
+
+export function element(tag, text = "", className = "") {
+  const made = document.createElement(tag);
+  made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+export const percent = (value, digits = 0) => (value === null ? "–" : `${(100 * value).toFixed(digits)} %`);
+
+export const hue = (regions, region) => (region ? (regions.indexOf(region) * 360) / regions.length : 210);
+
+export function buildRegions(regions, onToggle) {
+  byId("regions").replaceChildren(
+    ...regions.map((region, index) => {
+      const button = element("button");
+      button.dataset.region = region;
+      button.setAttribute("aria-pressed", "false");
+      const dot = element("i");
+      dot.style.setProperty("--hue", `hsl(${hue(regions, region)} 70% 68%)`);
+      button.append(element("kbd", DIGITS[index]), element("span", region), dot);
+      button.addEventListener("click", () => onToggle(region));
+      return button;
+    }),
+  );
+}
+
+export function showRegions(chosen) {
+  for (const button of byId("regions").children) {
+    button.setAttribute("aria-pressed", String(chosen.has(button.dataset.region)));
+  }
+}
+
+export function showVotes(votes) {
+  byId("votes").hidden = !votes.length;
+  byId("votes")
+    .querySelector("ul")
+    .replaceChildren(
+      ...votes.map((vote) => {
+        const said = vote.severity === null ? vote.decision : `${vote.decision}, ${SEVERITIES[vote.severity]}`;
+        const where = vote.regions.length ? `: ${vote.regions.join(", ")}` : "";
+        const line = element("li", "", vote.decision);
+        line.append(element("strong", vote.annotator), element("div", said + where));
+        return line;
+      }),
+    );
+}
+
+export function showGate(reply) {
+  byId("gate").hidden = !reply;
+  if (!reply) return;
+  const lines = Object.entries(reply.regions ?? {}).map(([region, prob]) => `${region} ${percent(prob)}`);
+  const sure = reply.clean_prob === null ? "has not scored this face" : `clean with ${percent(reply.clean_prob)}`;
+  byId("gate").querySelector("p").textContent = [sure, ...lines].join("\n");
+}
+
+export function showState(state) {
+  const bar = byId("bar");
+  bar.setAttribute("aria-valuemax", state.total);
+  bar.setAttribute("aria-valuenow", state.done);
+  bar.firstElementChild.style.width = percent(state.total ? state.done / state.total : 0, 2).replace(" ", "");
+  byId("counts").textContent = `${state.done} of ${state.total}`;
+  const audit = state.audit;
+  byId("audit").hidden = !audit;
+  if (audit) {
+    const rate = audit.decided;
+    const interval = `${percent(rate.low, 1)} to ${percent(rate.high, 1)}`;
+    // Hidden until the end: a running rate would colour the judgements.
+    byId("audit").querySelector("p").textContent = audit.done
+      ? `${percent(audit.value, 1)} (${interval})\n${rate.hits} of ${rate.total} are artifacts${audit.unsure ? `\n${audit.unsure} unsure, not counted` : ""}`
+      : "shown when the sample is done";
+  }
+}
+
+export function showPace(times, state) {
+  const recent = times.slice(-20);
+  const lines = [];
+  if (recent.length > 2) {
+    const minutes = (recent.at(-1) - recent[0]) / 60000;
+    const perMinute = (recent.length - 1) / Math.max(minutes, 1e-6);
+    const left = state ? Math.ceil((state.total - state.done) / perMinute) : 0;
+    lines.push(`${perMinute.toFixed(0)} faces a minute${left ? `, ${left} min left` : ""}`);
+  }
+  if (state) {
+    lines.push(`${state.today} today, ${state.yours} in all`);
+    lines.push(`${state.labelled} faces labelled; retraining pays again at ${state.next_training}`);
+  }
+  byId("pace").replaceChildren(...lines.map((line) => element("div", line)));
+}
+
+export function flash(text, kind) {
+  const shown = byId("flash");
+  shown.textContent = text;
+  shown.className = kind;
+  // Read a size, so that the animation starts anew.
+  void shown.offsetWidth;
+  shown.classList.add("on");
+}
+
+function estimate(found) {
+  if (found.value === null) return "not defined yet";
+  const interval = found.low === null ? "too few faces for an interval" : `${found.low.toFixed(3)} to ${found.high.toFixed(3)}`;
+  return `${found.value.toFixed(3)} (${interval})`;
+}
+
+export function showAgreement(found) {
+  const rows = [
+    ["Faces with two votes or more", String(found.percent.units)],
+    ["Equal pairs of votes", estimate(found.percent)],
+    ["Krippendorff alpha, artifact", estimate(found.alpha)],
+    ["Krippendorff alpha, severity", estimate(found.severity_alpha)],
+    ...found.pairs.map((pair) => [
+      `${pair.first} and ${pair.second}`,
+      `${pair.percent.hits} of ${pair.percent.total} equal, kappa ${estimate(pair.kappa)}`,
+    ]),
+    ...Object.entries(found.gold).map(([name, rate]) => [`${name}: gold faces right`, `${rate.hits} of ${rate.total}`]),
+    ...Object.entries(found.consistency).map(([name, rate]) => [`${name}: same again`, `${rate.hits} of ${rate.total}`]),
+  ];
+  byId("numbers")
+    .querySelector("tbody")
+    .replaceChildren(
+      ...rows.map(([name, value]) => {
+        const row = element("tr");
+        const head = element("th", name);
+        head.scope = "row";
+        row.append(head, element("td", value));
+        return row;
+      }),
+    );
+  byId("numbers").showModal();
+}

@@ -1,0 +1,286 @@
+"""The label page in a real browser: what was typed is what is exported, whatever happens in between."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qgate.label_store import LabelStore
+from qgate.labels import read_labels
+from tests.label_server import make_faces, serve_command
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        not (shutil.which("chromium") and shutil.which("chromedriver")),
+        reason="Chromium is missing: apt-get install chromium chromium-driver",
+    ),
+    # Selenium leaves its pipe to chromedriver to the garbage collector.
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+]
+
+KEYS = {"a": ("clean", 0), "s": ("unsure", None), "d": ("artifact", 2)}
+KEYS |= {"q": ("clean", 0), "w": ("clean", 1), "e": ("artifact", 2), "r": ("artifact", 3)}
+
+
+class Tab:
+    """One annotator at the page."""
+
+    def __init__(self, driver: Any, address: str, annotator: str) -> None:
+        self.driver = driver
+        driver.switch_to.new_window("tab")
+        self.handle = driver.current_window_handle
+        driver.get(address)
+        self.wait("document.querySelector('#login').open || document.querySelector('#who').textContent")
+        if driver.execute_script("return document.querySelector('#login').open"):
+            self.name(annotator)
+        elif driver.execute_script("return document.querySelector('#who').textContent") != annotator:
+            driver.execute_script("document.querySelector('#who').click()")
+            self.name(annotator)
+        self.wait(f"document.querySelector('#who').textContent === {json.dumps(annotator)}")
+        self.wait("document.body.dataset.item || document.querySelector('#notice').textContent.startsWith('All')")
+
+    def name(self, annotator: str) -> None:
+        from selenium.webdriver.common.keys import Keys
+
+        field = self.driver.find_element("id", "annotator")
+        field.clear()
+        field.send_keys(annotator, Keys.ENTER)
+
+    def focus(self) -> None:
+        self.driver.switch_to.window(self.handle)
+
+    def wait(self, condition: str, seconds: float = 20) -> None:
+        from selenium.webdriver.support.wait import WebDriverWait
+
+        WebDriverWait(self.driver, seconds, 0.02).until(lambda driver: driver.execute_script(f"return {condition}"))
+
+    @property
+    def item(self) -> str | None:
+        found: str | None = self.driver.execute_script("return document.body.dataset.item ?? null")
+        return found
+
+    @property
+    def name_shown(self) -> str:
+        text: str = self.driver.execute_script("return document.querySelector('#name').textContent")
+        return text
+
+    def press(self, *keys: str) -> None:
+        from selenium.webdriver import ActionChains
+
+        ActionChains(self.driver).send_keys(*keys).perform()
+
+    def judge(self, keys: str) -> str:
+        """Type; returns the name of the face that was judged once another, or none, is shown."""
+        before, name = self.item, self.name_shown
+        self.press(keys)
+        self.wait(f"document.body.dataset.item !== {json.dumps(before)}")
+        return name
+
+    def saved(self) -> None:
+        self.wait("document.body.dataset.waiting === '0'")
+
+    def draw(self, x: int, y: int, across: int, down: int) -> None:
+        from selenium.webdriver import ActionChains
+
+        face = self.driver.find_element("id", "marks")
+        chain = ActionChains(self.driver).move_to_element_with_offset(face, x, y).click_and_hold()
+        chain.move_by_offset(across // 2, down // 2).move_by_offset(across - across // 2, down - down // 2)
+        chain.release().perform()
+
+    def errors(self) -> list[str]:
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@pytest.fixture
+def driver() -> Iterator[Any]:
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def open_tab(driver: Any) -> Callable[[str, str], Tab]:
+    return lambda address, annotator: Tab(driver, address, annotator)
+
+
+def test_fifty_faces_by_keyboard_a_reload_a_kill_and_an_export(
+    tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
+) -> None:
+    make_faces(tmp_path / "faces", [f"{number:02d}.png" for number in range(50)])
+    arguments = ("faces", "--labels", "labels.db", "--port", "0")
+    typed: dict[str, str] = {}
+    keys = ["a", "d", "s", "q", "w", "e", "r", "1d", "3=r", "2w"]
+    with serve_command(*arguments, cwd=tmp_path) as (process, address):
+        port = address.rsplit(":", 1)[1].strip("/")
+        tab = open_tab(address, "anna")
+        for number in range(20):
+            typed[tab.judge(keys[number % 10])] = keys[number % 10]
+        tab.saved()
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        # Typed while no server is there: the faces that were loaded ahead are judged, and wait.
+        for number in range(20, 23):
+            typed[tab.judge(keys[number % 10])] = keys[number % 10]
+    with LabelStore(tmp_path / "labels.db") as store:
+        assert len(store.standing()) == 20
+    with serve_command(*arguments[:-1], port, cwd=tmp_path) as (process, address):
+        tab.saved()
+        driver.refresh()
+        tab.wait("document.body.dataset.item")
+        undone = [undo(tab), undo(tab), undo(tab)]
+        assert undone == list(reversed(typed))[:3]
+        for name in reversed(undone):
+            assert tab.name_shown == name
+            typed[tab.judge("r")] = "r"
+        for number in range(23, 50):
+            typed[tab.judge(keys[number % 10])] = keys[number % 10]
+        tab.saved()
+        assert "All faces" in driver.find_element("id", "notice").text
+
+    regions = {"1": "forehead", "2": "eyes", "3": "mouth", "=": "shape"}
+    expected = {name: (*KEYS[text[-1]], tuple(regions[digit] for digit in text[:-1])) for name, text in typed.items()}
+    with LabelStore(tmp_path / "labels.db") as store:
+        found = {a.face.file_name: (a.decision.value, a.severity, a.regions) for a in store.standing()}
+        assert found == expected and len(found) == 50
+        from qgate.label_exchange import export_labels
+
+        export_labels(store, tmp_path / "out.csv", "csv")
+    exported = {label.face.file_name: (label.severity, label.regions) for label in read_labels(tmp_path / "out.csv")}
+    assert exported == {name: (said[1], said[2]) for name, said in expected.items() if said[1] is not None}
+
+
+def undo(tab: Tab) -> str:
+    before = tab.item
+    tab.press("\ue003")
+    tab.wait(f"document.body.dataset.item !== {json.dumps(before)}")
+    return tab.name_shown
+
+
+def test_boxes_strokes_and_regions_are_stored_where_they_were_drawn(
+    tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
+) -> None:
+    make_faces(tmp_path / "faces", ["a.png", "b.png"], size=256)
+    with serve_command("faces", "--port", "0", cwd=tmp_path) as (_, address):
+        tab = open_tab(address, "anna")
+        side = driver.execute_script(
+            "const c = document.querySelector('#face'); return Math.min(c.clientWidth, c.clientHeight)"
+        )
+        tab.draw(0, 0, int(side / 4), int(side / 8))
+        tab.press("3")
+        tab.press("f")
+        tab.draw(0, 0, int(side / 4), int(side / 4))
+        tab.press("2")
+        tab.press("f", "b")
+        tab.draw(-int(side / 4), 0, int(side / 8), 0)
+        tab.judge("d")
+        tab.saved()
+        assert tab.errors() == []
+    with LabelStore(tmp_path / "labels.db") as store:
+        [found] = store.standing()
+    box, mirrored, stroke = found.marks
+
+    assert (found.regions, found.width, found.height) == (("eyes", "mouth"), 256, 256)
+    assert (box.region, box.radius) == ("mouth", 0)
+    assert flat(box.points) == pytest.approx([0.5, 0.5, 0.75, 0.625], abs=0.01)
+    assert flat(mirrored.points) == pytest.approx([0.5, 0.5, 0.25, 0.75], abs=0.01)
+    assert (stroke.region, stroke.radius) == ("eyes", 0.02)
+    assert flat((stroke.points[0], stroke.points[-1])) == pytest.approx([0.25, 0.5, 0.375, 0.5], abs=0.02)
+
+
+def flat(points: Any) -> list[float]:
+    return [value for point in points for value in point]
+
+
+def test_two_annotators_disagree_and_a_third_settles_it_with_both_votes_in_view(
+    tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
+) -> None:
+    make_faces(tmp_path / "faces", ["a.png", "b.png", "c.png"])
+    with serve_command("faces", "--port", "0", "--per-face", "2", cwd=tmp_path) as (_, address):
+        anna, ben = open_tab(address, "anna"), open_tab(address, "ben")
+        said = {}
+        for tab, keys in ((anna, "aad"), (ben, "ard")):
+            tab.focus()
+            said[tab] = [tab.judge(key) for key in keys]
+            tab.saved()
+        assert said[anna] == said[ben]
+        cleo = open_tab(address, "cleo")
+        choose(driver, "review")
+        cleo.wait("document.body.dataset.purpose === 'review'")
+        votes = driver.find_element("id", "votes").text
+        assert "anna" in votes and "clean" in votes and "ben" in votes and "artifact, severe" in votes
+        cleo.judge("d")
+        cleo.saved()
+        driver.find_element("id", "agreement").click()
+        cleo.wait("document.querySelector('#numbers').open")
+        assert "2 of 3 equal" in driver.find_element("id", "numbers").text
+    with LabelStore(tmp_path / "labels.db") as store:
+        assert [label.severity for label in store.labels() if label.annotator == "cleo"] == [2]
+        assert len(store.votes()) == 6
+
+
+def choose(driver: Any, order: str) -> None:
+    from selenium.webdriver.support.select import Select
+
+    Select(driver.find_element("id", "order")).select_by_value(order)
+
+
+def test_hostile_names_are_text_and_run_nothing(
+    tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
+) -> None:
+    """Row 48."""
+    evil = "<img src=x onerror=alert(1)>"
+    make_faces(tmp_path / evil, [f"{evil}.png", "b.png"])
+    with serve_command(evil, "--port", "0", "--per-face", "2", cwd=tmp_path) as (_, address):
+        for name in (evil, "<script>alert(2)</script>"):
+            tab = open_tab(address, name)
+            driver.execute_script("document.querySelector('#agreement').click()")
+            tab.wait("document.querySelector('#numbers').open")
+            tab.press("\ue00c")
+            assert tab.name_shown.endswith(".png")
+            tab.judge("a")
+            tab.judge("d" if name == evil else "a")
+            tab.saved()
+        choose(driver, "review")
+        tab.wait("document.body.dataset.purpose === 'review'")
+        assert evil in driver.find_element("id", "votes").text
+        assert driver.execute_script("return document.querySelectorAll('img, main script').length") == 0
+        assert driver.find_element("id", "who").text == "<script>alert(2)</script>"
+        # An open dialog would make this raise.
+        assert tab.errors() == []
+
+
+def test_everything_has_a_name_and_is_reached_by_tab(
+    tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
+) -> None:
+    make_faces(tmp_path / "faces", ["a.png", "b.png"])
+    with serve_command("faces", "--port", "0", cwd=tmp_path) as (_, address):
+        tab = open_tab(address, "anna")
+        tab.press("?")
+        tab.wait("document.querySelector('#help').open")
+        tab.press("\ue00c")
+        nameless = driver.execute_script(
+            "return [...document.querySelectorAll('button, select, input, canvas, [role]')].filter(e => "
+            "!(e.textContent.trim() || e.ariaLabel || e.labels?.length || e.ariaHidden === 'true' || "
+            "e.getAttribute('aria-labelledby'))).map(e => e.outerHTML)"
+        )
+        reached = []
+        for _ in range(40):
+            tab.press("\ue004")
+            reached.append(driver.execute_script("return document.activeElement.firstElementChild?.textContent"))
+
+        assert nameless == []
+        assert {"1", "=", "Clean", "Unsure", "Artifact"} <= set(reached)
+        assert tab.errors() == []
