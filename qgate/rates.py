@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 CONFIDENCE = 0.95
 """Two-sided coverage of every interval in the house, unless another is asked for."""
@@ -43,8 +43,8 @@ def rate(hits: int, total: int, confidence: float = CONFIDENCE) -> Rate:
     if not 0 <= hits <= total:
         raise ValueError(f"{hits} of {total} is no proportion")
     tail = (1 - confidence) / 2
-    low = float(beta.ppf(tail, hits, total - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, total - hits)) if hits < total else 1.0
+    low = float(betaincinv(hits, total - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, total - hits, 1 - tail)) if hits < total else 1.0
     return Rate(hits, total, low, high)
 
 

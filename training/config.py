@@ -50,7 +50,7 @@ class OptimiserSettings(Settings):
 class TrainConfig(Settings):
     """Everything that `python -m training` can be told."""
 
-    labels: str = Field("training/labels/train.csv", description="label rows, CSV or JSON Lines")
+    labels: str = Field("training/labels/train.csv", description="label rows, CSV or JSON Lines, or a label store")
     output: str = Field("qgate/gates/default", description="folder of the bundle")
     name: str = Field("default", description="name of the gate")
     label_note: str = Field(min_length=1, description="who made the labels and how; stands in the notes of the gate")

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from qgate.bundle import GateCard, read_bundle, write_bundle
 from qgate.classifier import Gate
 from qgate.errors import LabelError, QgateError
-from qgate.labels import Face, Label, gather_votes, read_labels
+from qgate.label_store import read_any
+from qgate.labels import Face, Label, gather_votes
 from qgate.runtime import pick_device
 from training.config import TrainConfig
 from training.draw import Pixels, Say, draw_faces
@@ -36,7 +37,7 @@ class Training:
         """Reads the labels; raises LabelError where a split lacks clean faces or artifacts."""
         self.config, self._say = config, say
         self._device = pick_device(config.device)
-        votes = gather_votes(read_labels(Path(config.labels)))
+        votes = gather_votes(read_any(Path(config.labels)))
         self.faces: list[Face] = sorted(votes)
         self._votes: list[list[Label]] = [votes[face] for face in self.faces]
         self.targets: Targets = make_targets(self._votes, config.targets)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -96,8 +97,9 @@ def _charts(report: dict[str, Any]) -> Iterable[Callable[..., None]]:
 def _tiles(faces: list[Face]) -> list[dict[str, str]]:
     """What the page shows of each face whose picture can be read."""
     tiles = []
-    for face in faces:
-        picture = data_uri(face.path, THUMBNAIL)
+    with ThreadPoolExecutor() as pool:
+        pictures = list(pool.map(lambda face: data_uri(face.path, THUMBNAIL), faces))
+    for face, picture in zip(faces, pictures, strict=True):
         if picture is not None:
             note = ", ".join(face.reasons) or face.name or f"seed {face.seed}"
             tiles.append({"picture": picture, "score": _score(face), "note": note, "seed": str(face.seed)})
