@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ DEGENERATE_STD = 1.0
 def build_network(architecture: Architecture, pretrained: bool = False) -> nn.Module:
     """The classifier's network: input (n, 3, S, S) -> logits (n, 1 + regions); BundleError for an unknown backbone."""
     if not timm.is_model(architecture.backbone):
-        near = timm.list_models(f"*{architecture.backbone.split('_')[0]}*")[:3]
+        near = difflib.get_close_matches(architecture.backbone, timm.list_models(), n=3, cutoff=0.0)
         raise BundleError(f"timm {timm.__version__} has no model {architecture.backbone!r}; near: {', '.join(near)}")
     arguments: dict[str, Any] = dict(architecture.arguments)
     network: nn.Module = timm.create_model(

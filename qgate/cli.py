@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qgate.run import Summary
 
 COMMANDS = "qgate.commands"
-"""Entry point group through which other packages add commands; each entry is a Typer app that imports quickly."""
+"""Entry point group through which other packages add commands; each is a function as Typer takes it, quick to import."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -297,7 +297,7 @@ def _finish(summary: Summary, as_json: bool) -> None:
 @functools.cache
 def _add_commands() -> None:
     for entry in metadata.entry_points(group=COMMANDS):
-        app.add_typer(entry.load(), name=entry.name)
+        app.command(entry.name)(entry.load())
 
 
 def _print_error(error: Exception) -> None:

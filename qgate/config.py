@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -24,6 +24,9 @@ CANDIDATES_PER_FACE = 50
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 class GeneratorSettings(Settings):
@@ -162,12 +165,20 @@ def parse_seeds(text: str) -> tuple[tuple[int, int], ...]:
 
 
 def load_config(path: Path | None, flags: Mapping[str, Any], assignments: list[str]) -> RunConfig:
-    """The resolved settings.
+    """The resolved settings of a run; arguments as of `merge_values`.
+
+    Raises ConfigError naming the key, its value and what is allowed.
+    """
+    return validate(RunConfig, merge_values(path, flags, assignments))
+
+
+def merge_values(path: Path | None, flags: Mapping[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """What was asked for, not yet checked.
 
     path: a YAML file, or None.
     flags: dotted key -> value as given on the command line; None means not given.
     assignments: "a.b=c" strings, the value read as YAML; they win over everything.
-    Raises ConfigError naming the key, its value and what is allowed.
+    Raises ConfigError naming what cannot be read.
     """
     values: dict[str, Any] = _read_yaml(path) if path is not None else {}
     for key, value in flags.items():
@@ -181,10 +192,15 @@ def load_config(path: Path | None, flags: Mapping[str, Any], assignments: list[s
             _assign(values, key.strip(), yaml.safe_load(value))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {text}: the value is no YAML") from error
+    return values
+
+
+def validate(model: type[AnySettings], values: dict[str, Any]) -> AnySettings:
+    """The values as settings; ConfigError names the key, its value and what is allowed."""
     try:
-        return RunConfig.model_validate(values)
+        return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(_explain(error, model)) from error
 
 
 def canonical_digest(value: Any) -> str:
@@ -243,13 +259,14 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     values[leaf] = value
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, model: type[Settings]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.0)
-        return f"unknown setting {key!r}; the nearest is {near[0]!r} (`qgate config show` lists all)"
+        near = difflib.get_close_matches(key, known_keys(model), n=1, cutoff=0.0)
+        listed = " (`qgate config show` lists all)" if model is RunConfig else ""
+        return f"unknown setting {key!r}; the nearest is {near[0]!r}{listed}"
     message = first["msg"].removeprefix("Value error, ")
-    if not key:
-        return message
+    if not key or first["type"] == "missing":
+        return f"{key}: {message[0].lower() + message[1:]}" if key else message
     return f"{key} = {first['input']!r}: {message[0].lower() + message[1:]}"

@@ -1,7 +1,9 @@
 """Label rows, CSV or JSON Lines: read, checked, gathered into votes. Knows nothing of images or models.
 
 A row is one judgement of one face by one annotator: `generator,seed,psi,severity,regions,annotator` for a face that
-can be drawn again, `file_name,severity,regions,annotator` for an image file. Rubric: `training/labels/RUBRIC.md`.
+can be drawn again, `file_name,severity,regions,annotator` for an image file. The metadata of a dataset (`metadata.csv`
+or `.jsonl`) to which a column `severity` was added is taken too: its faces are drawn again where it names generator and
+seed. Rubric: `training/labels/RUBRIC.md`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ ARTIFACT_SEVERITY = 2
 DRAWN_COLUMNS = ("generator", "seed", "psi", "severity", "regions", "annotator")
 FILE_COLUMNS = ("file_name", "severity", "regions", "annotator")
 
+EXTRA_COLUMNS = ("truncation_psi", "clean_prob", "gate", "sha256", "class")
+"""What a dataset's metadata says besides; read over, but for truncation_psi."""
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Face:
@@ -39,12 +44,17 @@ class Face:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """One judgement. severity: 0..3, see `SEVERITIES`; regions: of `REGIONS`, where something is wrong."""
+    """One judgement.
+
+    severity: 0..3, see `SEVERITIES`. regions: of `REGIONS`, where something is wrong.
+    origin: where it was read, "FILE, line N", for messages; no part of the judgement.
+    """
 
     face: Face
     severity: int
     regions: tuple[str, ...]
     annotator: str
+    origin: str = field(default="", compare=False)
 
     @property
     def artifact(self) -> bool:
@@ -55,6 +65,7 @@ def read_labels(path: Path) -> list[Label]:
     """The rows of a `.csv` or `.jsonl` file, in its order.
 
     In CSV the regions of a row are separated by `;`, in JSON Lines they are a list or such a text.
+    Metadata without a column `annotator` counts as one annotator, the file.
     Raises LabelError naming file, line and what is allowed.
     """
     rows = {".csv": _csv_rows, ".jsonl": _jsonl_rows}.get(path.suffix)
@@ -64,7 +75,7 @@ def read_labels(path: Path) -> list[Label]:
     try:
         for line, row in rows(path):
             try:
-                labels.append(_parse(row))
+                labels.append(_parse({"annotator": path.stem, "regions": "", **row}, f"{path}, line {line}"))
             except ValueError as error:
                 raise LabelError(f"labels {path}, line {line}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -73,11 +84,31 @@ def read_labels(path: Path) -> list[Label]:
 
 
 def gather_votes(labels: Iterable[Label]) -> dict[Face, list[Label]]:
-    """Face -> its votes, one for each annotator: of several rows by one annotator the last one holds."""
+    """Face -> its votes. One annotator has one judgement of a face: the same twice counts once.
+
+    Raises LabelError where an annotator says two things of one face, naming both places.
+    """
     votes: dict[Face, dict[str, Label]] = {}
     for label in labels:
-        votes.setdefault(label.face, {})[label.annotator] = label
+        held = votes.setdefault(label.face, {}).setdefault(label.annotator, label)
+        if held != label:
+            raise LabelError(
+                f"labels {label.origin}: annotator {label.annotator!r} says severity {label.severity}, regions "
+                f"{';'.join(label.regions) or 'none'}; {held.origin} says severity {held.severity}, regions "
+                f"{';'.join(held.regions) or 'none'} of the same face; remove one of the two"
+            )
     return {face: list(by_annotator.values()) for face, by_annotator in votes.items()}
+
+
+def _check_columns(columns: Iterable[str], where: str) -> None:
+    names, extra = set(columns), set(EXTRA_COLUMNS)
+    drawn = set(DRAWN_COLUMNS) <= names <= set(DRAWN_COLUMNS) | extra
+    files = {"file_name", "severity"} <= names <= {*FILE_COLUMNS, "generator", "seed"} | extra
+    if not (drawn or files):
+        raise LabelError(
+            f"labels {where}: the columns are {','.join(columns)!r}; write {','.join(DRAWN_COLUMNS)} or "
+            f"{','.join(FILE_COLUMNS)}"
+        )
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -85,11 +116,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         reader = csv.reader(file, strict=True)
         try:
             header = next(reader, [])
-            if sorted(header) not in (sorted(DRAWN_COLUMNS), sorted(FILE_COLUMNS)):
-                raise LabelError(
-                    f"labels {path}, line 1: the columns are {','.join(header)!r}; write {','.join(DRAWN_COLUMNS)} "
-                    f"or {','.join(FILE_COLUMNS)}"
-                )
+            _check_columns(header, f"{path}, line 1")
             for fields in reader:
                 if len(fields) != len(header):
                     raise LabelError(
@@ -109,24 +136,23 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 row = json.loads(text)
             except json.JSONDecodeError as error:
                 raise LabelError(f"labels {path}, line {line}: no JSON ({error})") from error
-            if not isinstance(row, dict) or sorted(row) not in (sorted(DRAWN_COLUMNS), sorted(FILE_COLUMNS)):
-                raise LabelError(
-                    f"labels {path}, line {line}: write an object with the keys {', '.join(DRAWN_COLUMNS)} "
-                    f"or {', '.join(FILE_COLUMNS)}"
-                )
+            if not isinstance(row, dict):
+                raise LabelError(f"labels {path}, line {line}: write an object with the keys {', '.join(FILE_COLUMNS)}")
+            _check_columns(row, f"{path}, line {line}")
             yield line, row
 
 
-def _parse(row: Mapping[str, Any]) -> Label:
+def _parse(row: Mapping[str, Any], origin: str) -> Label:
     """A row with the right columns -> a label; ValueError says which value is wrong."""
-    if "seed" in row:
-        face = Face(_text(row, "generator"), _seed(row["seed"]), _psi(row["psi"]))
+    if "seed" in row and not str(row.get("generator") or "folder:").startswith("folder:"):
+        psi = row["psi"] if "psi" in row else row.get("truncation_psi", 1.0)
+        face = Face(_text(row, "generator"), _seed(row["seed"]), _psi(psi))
     else:
         face = Face(file_name=_text(row, "file_name"))
     severity = str(row["severity"]).strip()
     if severity not in ("0", "1", "2", "3"):
         raise ValueError(f"severity {row['severity']!r}; allowed are 0 clean, 1 minor, 2 noticeable, 3 severe")
-    return Label(face, int(severity), _regions(row["regions"]), _text(row, "annotator"))
+    return Label(face, int(severity), _regions(row["regions"]), _text(row, "annotator"), origin)
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:

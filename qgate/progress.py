@@ -1,4 +1,4 @@
-"""What a run says to people while it goes: progress and warnings. Writes to stderr only."""
+"""What a command says to people while it works: progress and warnings. Writes to stderr only."""
 
 from __future__ import annotations
 
@@ -20,23 +20,18 @@ def warn(message: str) -> None:
     print(f"qgate: warning: {message}", file=sys.stderr, flush=True)
 
 
-class RunProgress:
-    """Shows the verdicts so far: a bar on a terminal, a line every ten seconds elsewhere.
+class WorkProgress:
+    """Shows a text and how much is done: a bar on a terminal, a line every ten seconds elsewhere."""
 
-    count: faces wanted, or None where all that pass are; then the bar shows candidates out of `candidates`.
-    """
-
-    def __init__(self, count: int | None, candidates: int) -> None:
-        self._count, self._candidates = count, candidates
-        self._begin: Tally | None = None
-        self._start = self._said = time.monotonic()
+    def __init__(self) -> None:
+        self._said = time.monotonic()
         self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
             columns = (BarColumn(bar_width=16), TextColumn("{task.fields[facts]}"))
             self._bar = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), refresh_per_second=4)
-            self._bar.add_task("", total=self._count or self._candidates, facts="starting")
+            self._bar.add_task("", total=None, facts="starting")
             self._bar.start()
         return self
 
@@ -46,18 +41,44 @@ class RunProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def say(self, text: str, important: bool = False, done: int = 0, total: int = 0) -> None:
+        """Show where the work is.
+
+        important: a line that stays, shown at once.
+        done, total: for the bar; total 0 is unknown.
+        """
+        now = time.monotonic()
+        if self._bar is not None and not important:
+            task = self._bar.tasks[0]
+            if task.total != (total or None):
+                self._bar.reset(task.id, total=total or None)
+            self._bar.update(task.id, completed=done, facts=text)
+        elif self._bar is not None:
+            self._bar.console.print(f"qgate: {text}", highlight=False, markup=False, soft_wrap=True)
+        elif important or now - self._said >= LINE_SECONDS:
+            self._said = now
+            print(f"qgate: {text}", file=sys.stderr, flush=True)
+
+
+class RunProgress(WorkProgress):
+    """Shows the verdicts so far.
+
+    count: faces wanted, or None where all that pass are; then the bar shows candidates out of `candidates`.
+    """
+
+    def __init__(self, count: int | None, candidates: int) -> None:
+        super().__init__()
+        self._count, self._candidates = count, candidates
+        self._begin: Tally | None = None
+        self._start = time.monotonic()
+
     def update(self, tally: Tally) -> None:
         """Take notice of the verdicts so far, sealed and in work."""
         now = time.monotonic()
         if self._begin is None:
             self._begin, self._start = tally, now
         done = tally.accepted if self._count else tally.judged
-        if self._bar is not None:
-            task = self._bar.task_ids[0]
-            self._bar.update(task, completed=done, facts=self._facts(tally, now))
-        elif now - self._said >= LINE_SECONDS:
-            self._said = now
-            print(f"qgate: {self._facts(tally, now)}", file=sys.stderr, flush=True)
+        self.say(self._facts(tally, now), done=done, total=self._count or self._candidates)
 
     def _facts(self, tally: Tally, now: float) -> str:
         target = f" of {self._count}" if self._count else ""

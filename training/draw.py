@@ -1,14 +1,18 @@
-"""Labelled faces -> pixels as the gate will see them, drawn once and kept in the user's cache.
+"""Labelled faces -> pixels as the gate will see them, drawn or read once and kept in the user's cache, a file a face.
 
-Drawn in fp32, so that the same labels give the same pixels on every machine up to one level. Knows nothing of votes.
+Drawn in fp32, so that the same labels give the same pixels on every machine up to one level. A face is found again
+whatever other faces it is labelled with. Knows nothing of votes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,92 +20,151 @@ from numpy.typing import NDArray
 
 from qgate.cache import cache_dir
 from qgate.config import GeneratorSettings, canonical_digest
-from qgate.errors import LabelError, QgateError
+from qgate.errors import ImageError, QgateError
 from qgate.generators import Generator, open_generator
+from qgate.images import read_image
 from qgate.labels import Face
 from qgate.preprocess import Preprocessing
 
 CHUNK = 32
-"""Faces drawn and stored at once; an interrupted drawing goes on from the last whole chunk."""
+"""Faces drawn at once; an interrupted drawing goes on from the last whole chunk."""
 
-ALIASES = {"random-face-2021.7.21.1": "mobile-stylegan"}
-"""What the shipped label set calls the embedded generator."""
+HEADER = 128
+"""Bytes of a .npy file before its pixels."""
 
-Pixels = NDArray[np.uint8]
+Array = NDArray[np.uint8]
 
 
 class Say(Protocol):
-    """Takes progress lines, of which it may drop what is not important."""
+    """Takes progress: a line of text, and how much of how much is done.
 
-    def __call__(self, text: str, important: bool = False) -> None: ...
+    It may drop what is not important. Raises StoppedError once a stop was asked for.
+    """
+
+    def __call__(self, text: str, important: bool = False, done: int = 0, total: int = 0) -> None: ...
+
+
+class Pixels:
+    """Pixels of faces, a file each: `pixels[rows]` reads uint8 (rows, 3, size, size)."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: Sequence[int] | NDArray[np.int64]) -> Array:
+        return np.stack([np.load(self.paths[row]) for row in rows])
 
 
 class FacePainter:
     """Draws faces of several generators and truncations, resized as the gate's preprocessing says."""
 
-    def __init__(self, preprocessing: Preprocessing, device: torch.device, precision: str = "fp32") -> None:
-        self._preprocessing, self._device, self._precision = preprocessing, device, precision
+    def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:
+        self._preprocessing, self._device = preprocessing, device
         self._generators: dict[tuple[str, float], Generator] = {}
+        self._digests: dict[str, str] = {}
 
-    def generator(self, face: Face) -> Generator:
-        """The generator that draws this face; LabelError for a face that is a file."""
-        if face.file_name:
-            raise LabelError(f"label of file {face.file_name}: only faces that a generator draws can be trained on")
-        key = (ALIASES.get(face.generator, face.generator), face.psi)
+    def place(self, face: Face) -> Path:
+        """Where the pixels of a face lie, or will lie: named by all that decides them."""
+        if face.generator not in self._digests:
+            self._digests[face.generator] = self._generator(face).info.digest
+        facts = {"generator": self._digests[face.generator], "psi": face.psi, **_resize_facts(self._preprocessing)}
+        return cache_dir() / "faces" / canonical_digest(facts)[:32] / f"{face.seed}.npy"
+
+    def paint(self, faces: Sequence[Face]) -> Iterator[Array]:
+        """Pixels of faces of one generator and psi, uint8 (3, size, size) each."""
+        drawn = self._generator(faces[0]).draw([face.seed for face in faces])
+        for face, image, fault in zip(faces, drawn.images, drawn.faults, strict=True):
+            if image is None or fault is not None:
+                raise QgateError(f"label of {face}: the face cannot be drawn ({fault}); remove its rows")
+            yield self._preprocessing.resize(image)[0].cpu().numpy()
+
+    def _generator(self, face: Face) -> Generator:
+        key = (face.generator, face.psi)
         if key not in self._generators:
-            settings = GeneratorSettings.model_validate(
-                {"name": key[0], "truncation_psi": key[1], "precision": self._precision}
-            )
+            settings = GeneratorSettings(name=face.generator, truncation_psi=face.psi, precision="fp32")
             self._generators[key] = open_generator(settings, self._device)
         return self._generators[key]
 
-    def paint(self, faces: Sequence[Face]) -> Pixels:
-        """uint8 (n, 3, size, size), in the order of the faces."""
-        size = self._preprocessing.size
-        pixels = np.empty((len(faces), 3, size, size), np.uint8)
-        for psi_and_name in sorted({(face.psi, face.generator) for face in faces}):
-            rows = [i for i, face in enumerate(faces) if (face.psi, face.generator) == psi_and_name]
-            drawn = self.generator(faces[rows[0]]).draw([faces[row].seed for row in rows])
-            for row, image, fault in zip(rows, drawn.images, drawn.faults, strict=True):
-                if image is None or fault is not None:
-                    raise QgateError(f"label of {faces[row]}: the face cannot be drawn ({fault}); remove its rows")
-                pixels[row] = self._preprocessing.resize(image)[0].cpu().numpy()
-        return pixels
 
-
-def draw_faces(faces: Sequence[Face], preprocessing: Preprocessing, device: torch.device, say: Say) -> Pixels:
-    """Pixels of the faces: a read-only memmap, uint8 (n, 3, size, size); what is missing is drawn first.
-
-    The cache entry is named by all that decides the pixels: faces, generators' digests, size and interpolation.
-    """
+def draw_faces(faces: Sequence[Face], preprocessing: Preprocessing, device: torch.device, say: Say) -> list[Path]:
+    """The files with the pixels of drawn faces, in their order; what is missing is drawn first."""
     painter = FacePainter(preprocessing, device)
-    entry = cache_dir() / "faces" / _digest(faces, painter, preprocessing)
-    entry.mkdir(parents=True, exist_ok=True)
-    path, counter = entry / "pixels.npy", entry / "drawn"
-    done = int(counter.read_text()) if counter.exists() else 0
-    if done < len(faces):
-        shape = (len(faces), 3, preprocessing.size, preprocessing.size)
-        mode: Any = "r+" if done else "w+"
-        pixels = np.lib.format.open_memmap(path, mode, np.uint8, shape)
-        for start in range(done, len(faces), CHUNK):
-            chunk = faces[start : start + CHUNK]
-            pixels[start : start + len(chunk)] = painter.paint(chunk)
-            pixels.flush()
-            _write(counter, str(start + len(chunk)))
-            say(f"drawing {start + len(chunk)} of {len(faces)} faces")
-    stored: Pixels = np.load(path, mmap_mode="r")
-    return stored
+    paths = [painter.place(face) for face in faces]
+    missing = sorted({(face.generator, face.psi, face.seed): row for row, face in enumerate(faces)}.items())
+    missing = [(key, row) for key, row in missing if not _is_whole(paths[row], preprocessing.size)]
+    groups: dict[tuple[str, float], list[int]] = {}
+    for (generator, psi, _), row in missing:
+        groups.setdefault((generator, psi), []).append(row)
+    done = 0
+    for rows in groups.values():
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            for row, pixels in zip(chunk, painter.paint([faces[row] for row in chunk]), strict=True):
+                _keep(paths[row], pixels)
+            done += len(chunk)
+            say(f"drawing {done} of {len(missing)} faces", done=done, total=len(missing))
+    return paths
 
 
-def _digest(faces: Sequence[Face], painter: FacePainter, preprocessing: Preprocessing) -> str:
-    examples = {face.generator: face for face in faces}
-    digests = {name: painter.generator(face).info.digest for name, face in examples.items()}
-    resize = preprocessing.model_dump(include={"size", "interpolation"})
-    rows = [(digests[face.generator], face.seed, face.psi) for face in faces]
-    return canonical_digest({"faces": rows, "resize": resize})[:32]
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """An image file: where its pixels are kept, and their sha256 as they were decoded."""
+
+    kept: Path
+    identity: str
 
 
-def _write(path: Path, text: str) -> None:
+def read_images(
+    paths: Sequence[Path], preprocessing: Preprocessing, say: Say
+) -> tuple[dict[Path, ReadImage], dict[Path, str]]:
+    """Image files that can be read, and what is wrong with the others."""
+    folder = cache_dir() / "faces" / f"images-{canonical_digest(_resize_facts(preprocessing))[:24]}"
+    known = {path.name.partition("-")[0]: path for path in folder.glob("*-*.npy")} if folder.is_dir() else {}
+    found: dict[Path, ReadImage] = {}
+    bad: dict[Path, str] = {}
+    with ThreadPoolExecutor(max(os.cpu_count() or 1, 2)) as pool:
+        for path, result in zip(
+            paths, pool.map(lambda p: _read_one(p, folder, known, preprocessing), paths), strict=True
+        ):
+            if isinstance(result, ReadImage):
+                found[path] = result
+            else:
+                bad[path] = result
+            done = len(found) + len(bad)
+            say(f"reading {done} of {len(paths)} images", done=done, total=len(paths))
+    return found, bad
+
+
+def _read_one(path: Path, folder: Path, known: Mapping[str, Path], preprocessing: Preprocessing) -> ReadImage | str:
+    try:
+        name = hashlib.sha256(path.read_bytes()).hexdigest()[:32]
+        kept = known.get(name)
+        if kept is not None and _is_whole(kept, preprocessing.size):
+            return ReadImage(kept, kept.stem.partition("-")[2])
+        image = read_image(path)
+    except (OSError, ImageError) as error:
+        return str(error)
+    digest = hashlib.sha256(f"{tuple(image.shape)}".encode())
+    digest.update(image.contiguous().numpy().tobytes())
+    kept = folder / f"{name}-{digest.hexdigest()}.npy"
+    _keep(kept, preprocessing.resize(image)[0].numpy())
+    return ReadImage(kept, digest.hexdigest())
+
+
+def _resize_facts(preprocessing: Preprocessing) -> dict[str, int | str]:
+    return {"size": preprocessing.size, "interpolation": preprocessing.interpolation}
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    """Whether the file is there and was not cut by a power cut."""
+    return path.is_file() and path.stat().st_size == HEADER + 3 * size * size
+
+
+def _keep(path: Path, pixels: Array) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}-{os.getpid()}")
-    draft.write_text(text)
+    with draft.open("wb") as file:
+        np.save(file, np.ascontiguousarray(pixels))
     draft.replace(path)

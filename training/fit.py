@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from qgate.bundle import Architecture
 from qgate.classifier import build_network
 from qgate.runtime import pick_precision
+from training.checkpoint import Checkpoint
 from training.config import TrainConfig
 from training.depthwise import speed_up
 from training.draw import Pixels, Say
-from training.lite0 import load_imagenet
+from training.pretrained import load_pretrained
 from training.targets import Floats, Targets
 
 EpochEnd = Callable[[int, nn.Module], None]
@@ -33,6 +34,7 @@ def fit(
     device: torch.device,
     say: Say,
     epoch_end: EpochEnd,
+    checkpoint: Checkpoint | None = None,
 ) -> nn.Module:
     """Train on the given rows; returns the averaged network in eval mode.
 
@@ -72,8 +74,8 @@ class _Student:
         for parameter in network.get_classifier().parameters():  # type: ignore[operator]
             nn.init.zeros_(parameter)  # timm's own start on max-pooled features began at a loss of 31
         self._frozen: list[nn.Module] = []
-        if config.pretrained:
-            load_imagenet(network)
+        if config.pretrained != "none":
+            load_pretrained(network, config)
             self._frozen = freeze(network, settings.frozen_stages)
         self._network = _place(network, device)
         self._half = pick_precision(settings.precision, device) == "bf16"

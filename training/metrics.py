@@ -5,7 +5,7 @@ Everywhere: `clean` bool (n,), what the votes say; `prob` (n,), clean_prob 0..1,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,37 +87,72 @@ def ece(clean: Bools, prob: Floats) -> float:
     return float(np.sum(gaps) / len(prob))
 
 
+def purity_threshold(clean: Bools, prob: Floats, purity: float) -> float | None:
+    """The lowest threshold that accepts faces of which so large a share is clean; None where no threshold does."""
+    order = np.argsort(-prob, kind="stable")
+    pure = np.cumsum(clean[order]) / np.arange(1, len(order) + 1) >= purity
+    last_of_ties = np.append(np.diff(prob[order]) != 0, True)
+    good = np.flatnonzero(pure & last_of_ties)
+    return float(prob[order[good[-1]]]) if len(good) else None
+
+
 def yield_at_purity(purity: float) -> Metric:
     """A metric: the largest share of faces that a threshold accepts while so large a share of them is clean."""
 
     def metric(clean: Bools, prob: Floats) -> float:
-        order = np.argsort(-prob, kind="stable")
-        accepted = np.arange(1, len(order) + 1)
-        pure = np.cumsum(clean[order]) / accepted >= purity
-        last_of_ties = np.append(np.diff(prob[order]) != 0, True)
-        return float(np.max(accepted * (pure & last_of_ties)) / len(order))
+        threshold = purity_threshold(clean, prob, purity)
+        return 0.0 if threshold is None else float(np.mean(prob >= threshold))
 
     return metric
 
+
+def clean_accepted_at_purity(purity: float) -> Metric:
+    """A metric: the share of the clean faces that are accepted at the threshold of `yield_at_purity`."""
+
+    def metric(clean: Bools, prob: Floats) -> float:
+        threshold = purity_threshold(clean, prob, purity)
+        return 0.0 if threshold is None else float(np.mean(prob[clean] >= threshold))
+
+    return metric
+
+
+PURITIES = (0.95, 0.98, 0.99)
 
 METRICS: dict[str, Metric] = {
     "auroc": auroc,
     "auprc_clean": auprc_clean,
     "auprc_artifact": auprc_artifact,
     "brier": brier,
-    "yield_at_purity_0.95": yield_at_purity(0.95),
-    "yield_at_purity_0.98": yield_at_purity(0.98),
+    **{f"yield_at_purity_{purity}": yield_at_purity(purity) for purity in PURITIES},
+    **{f"clean_accepted_at_purity_{purity}": clean_accepted_at_purity(purity) for purity in PURITIES},
 }
 
 
-def bootstrap(metric: Metric, clean: Bools, prob: Floats, resamples: int) -> tuple[float, float]:
-    """95 % percentile interval over resamples of the faces; resamples of one kind alone are drawn again."""
+def resampled(clean: Bools, resamples: int) -> Iterator[NDArray[np.int64]]:
+    """Rows of so many bootstrap resamples, always the same; those of one kind alone are drawn again.
+
+    Source: Efron (1979).
+    """
     random = np.random.default_rng(0)
-    values: list[float] = []
-    while len(values) < resamples:
-        rows = random.integers(0, len(prob), len(prob))
+    left = resamples
+    while left:
+        rows = random.integers(0, len(clean), len(clean))
         if 0 < clean[rows].sum() < len(rows):
-            values.append(metric(clean[rows], prob[rows]))
+            left -= 1
+            yield rows
+
+
+def bootstrap(metric: Metric, clean: Bools, prob: Floats, resamples: int) -> tuple[float, float]:
+    """95 % percentile interval over resamples of the faces."""
+    return _interval([metric(clean[rows], prob[rows]) for rows in resampled(clean, resamples)])
+
+
+def paired_bootstrap(metric: Metric, clean: Bools, a: Floats, b: Floats, resamples: int) -> tuple[float, float]:
+    """95 % percentile interval of metric(b) - metric(a), both on the same resamples of the faces."""
+    return _interval([metric(clean[r], b[r]) - metric(clean[r], a[r]) for r in resampled(clean, resamples)])
+
+
+def _interval(values: Sequence[float]) -> tuple[float, float]:
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
@@ -128,9 +163,7 @@ def ece_if_calibrated(prob: Floats, resamples: int) -> tuple[float, float]:
     ECE grows with chance, so a bootstrap of it lies above it and says nothing; this range tells what chance alone does.
     """
     random = np.random.default_rng(0)
-    values = [ece(random.random(len(prob)) < prob, prob) for _ in range(resamples)]
-    low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)
+    return _interval([ece(random.random(len(prob)) < prob, prob) for _ in range(resamples)])
 
 
 def threshold_table(clean: Bools, prob: Floats, thresholds: Sequence[float] = THRESHOLDS) -> list[dict[str, Any]]:
@@ -144,27 +177,6 @@ def threshold_table(clean: Bools, prob: Floats, thresholds: Sequence[float] = TH
         kept = rate(int((accepted & clean).sum()), int(clean.sum()))
         table.append({"threshold": threshold} | _entry("purity", purity) | _entry("clean_accepted", kept))
     return table
-
-
-def figures(clean: Bools, prob: Floats, psi: Floats, resamples: int) -> dict[str, Any]:
-    """All metrics with their bootstrap intervals, and AUROC for each truncation psi that has both kinds of faces."""
-    result: dict[str, Any] = {"faces": len(prob), "clean": int(clean.sum())}
-    for name, metric in METRICS.items():
-        result[name] = _figure(metric, clean, prob, resamples)
-    by_chance = [round(end, 5) for end in ece_if_calibrated(prob, resamples)]
-    result["ece"] = {"value": round(ece(clean, prob), 5), "range_if_calibrated": by_chance}
-    result["auroc_by_psi"] = {}
-    for value in np.unique(psi):
-        rows = psi == value
-        if 0 < clean[rows].sum() < rows.sum():
-            part = _figure(auroc, clean[rows], prob[rows], resamples)
-            result["auroc_by_psi"][str(value)] = {"faces": int(rows.sum()), "clean": int(clean[rows].sum())} | part
-    return result
-
-
-def _figure(metric: Metric, clean: Bools, prob: Floats, resamples: int) -> dict[str, Any]:
-    low, high = bootstrap(metric, clean, prob, resamples)
-    return {"value": round(metric(clean, prob), 5), "interval": [round(low, 5), round(high, 5)]}
 
 
 def _entry(name: str, share: Rate) -> dict[str, Any]:

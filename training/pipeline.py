@@ -1,148 +1,172 @@
-"""Labels in, bundle out: draw, split, fit, calibrate, judge the test faces with the bundle itself, write it."""
+"""Labels in, bundle out: read, draw, split, fit, calibrate, judge the test faces with the bundle itself, write it."""
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from qgate.bundle import GateCard, read_bundle, write_bundle
-from qgate.classifier import Gate
+from qgate.bundle import Bundle, GateCard, read_bundle, write_bundle
+from qgate.classifier import Gate, build_network
 from qgate.errors import LabelError, QgateError
-from qgate.label_store import read_any
-from qgate.labels import Face, Label, gather_votes
 from qgate.runtime import pick_device
-from training.config import TrainConfig
-from training.draw import Pixels, Say, draw_faces
-from training.fit import EpochEnd, fit, predict
-from training.metrics import auroc, figures, fit_platt, threshold_table, to_logits
+from training.checkpoint import Checkpoint
+from training.config import TrainConfig, first_gate
+from training.contents import contents_of
+from training.draw import Pixels, Say
+from training.figures import figures
+from training.fit import fit, predict
+from training.judging import Judged, decided, join, score
+from training.metrics import Bools, auroc, brier, fit_platt, threshold_table, to_logits
+from training.sources import LabelSet, read_sources
 from training.split import Split, split_rows
 from training.targets import Floats, Targets, make_targets
 
-JUDGED_AT_ONCE = 32
+EpochSeen = Callable[[int, dict[str, float]], None]
+"""Called after each epoch with its number from 1 and the figures on the validation faces."""
+
+T = TypeVar("T")
 
 
 class Training:
-    """One training, from the label file to the bundle. say: takes progress lines, of which it may drop some."""
+    """One training, from the labels to the bundle. say: takes progress, see `draw.Say`."""
 
     def __init__(self, config: TrainConfig, say: Say) -> None:
-        """Reads the labels; raises LabelError where a split lacks clean faces or artifacts."""
-        self.config, self._say = config, say
-        self._device = pick_device(config.device)
-        votes = gather_votes(read_any(Path(config.labels)))
-        self.faces: list[Face] = sorted(votes)
-        self._votes: list[list[Label]] = [votes[face] for face in self.faces]
-        self.targets: Targets = make_targets(self._votes, config.targets)
-        self.rows = split_rows(self.faces, config.splits)
+        """Reads labels and image files; raises LabelError where a split lacks clean faces or artifacts."""
+        self.config, self.say = config, say
+        self.device = pick_device(config.device)
+        build_network(config.architecture)
+        self.contents = contents_of(config)
+        self.labels: LabelSet = read_sources(config, say)
+        self.samples = self.labels.samples
+        self.targets: Targets = make_targets([sample.votes for sample in self.samples], config.targets)
+        self.rows = split_rows([sample.identity for sample in self.samples], config.splits)
         for split in Split:
-            clean, _ = self._decided(split)
+            clean, _ = self.decided(self.rows[split])
             if len(clean) == 0 or clean.all() or not clean.any():
                 raise LabelError(
-                    f"labels {config.labels}: the {split} split has {int(clean.sum())} clean faces and "
-                    f"{int((~clean).sum())} artifacts; both kinds are needed: label more faces"
+                    f"labels: the {split} split ({len(self.samples)} faces in all) has {int(clean.sum())} clean faces "
+                    f"and {int((~clean).sum())} artifacts; both kinds are needed: label more faces"
                 )
-        self.validation_auroc: list[float] = []
+        self.validation: list[dict[str, float]] = []
         self.seconds: dict[str, float] = {}
-
-    def run(self) -> GateCard:
-        """Train and write the bundle."""
-        pixels = self._timed("drawing", self.draw)
-        network = self._timed("fitting", lambda: self.fit(pixels))
-        return self.write(network, pixels)
+        self.platt = (1.0, 0.0)
 
     def draw(self) -> Pixels:
         """Pixels of all labelled faces, from the cache or drawn now."""
-        return draw_faces(self.faces, self.config.preprocessing, self._device, self._say)
+        return self._timed("drawing", lambda: self.labels.pixels(self.config.preprocessing, self.device, self.say))
 
-    def fit(self, pixels: Pixels, epoch_end: EpochEnd | None = None) -> nn.Module:
-        """Train on the train split; after each epoch AUROC on the validation split is noted."""
+    def fit(self, pixels: Pixels, epoch_seen: EpochSeen | None = None) -> nn.Module:
+        """Train on the train split, where a face stands as often as it weighs."""
+
+        def seen(epoch: int, found: dict[str, float]) -> None:
+            self.validation.append(found)
+            if epoch_seen is not None:
+                epoch_seen(epoch, found)
+
+        train, validation = self.rows[Split.TRAIN], self.rows[Split.VALIDATION]
+        return self._timed("fitting", lambda: self.fit_rows(pixels, train, validation, "", seen))
+
+    def fit_rows(
+        self, pixels: Pixels, train: Sequence[int], validation: Sequence[int], part: str, seen: EpochSeen
+    ) -> nn.Module:
+        """Train on some rows, watched on others; a killed training of the same `part` goes on."""
+        clean, judged = self.decided(validation)
 
         def note(epoch: int, network: nn.Module) -> None:
-            clean, rows = self._decided(Split.VALIDATION)
-            value = auroc(clean, predict(network, self.config, pixels, rows, self._say))
-            self.validation_auroc.append(round(value, 5))
-            self._say(f"epoch {epoch}: AUROC {value:.4f} on {len(rows)} validation faces", True)
-            if epoch_end is not None:
-                epoch_end(epoch, network)
+            logits = predict(network, self.config, pixels, judged, self.say)
+            found = {"auroc": auroc(clean, logits), "brier": brier(clean, 1 / (1 + np.exp(-logits)))}
+            self.say(f"{part}epoch {epoch}: AUROC {found['auroc']:.4f} on {len(judged)} validation faces", True)
+            seen(epoch, {name: round(value, 5) for name, value in found.items()})
 
-        return fit(self.config, pixels, self.targets, self.rows[Split.TRAIN], self._device, self._say, note)
+        weighted = [row for row in train for _ in range(self.samples[row].weight)]
+        state = Checkpoint(self._state_facts(part))
+        network = fit(self.config, pixels, self.targets, weighted, self.device, self.say, note, checkpoint=state)
+        state.clear()
+        return network
 
-    def write(self, network: nn.Module, pixels: Pixels) -> GateCard:
+    def write(self, network: nn.Module, pixels: Pixels, output: Path) -> tuple[GateCard, Judged]:
         """Calibrate, judge the test faces with the bundle as it is shipped, write it with its figures."""
         state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
         rows = self.rows[Split.CALIBRATION]
-        probs = self._judge(state, self._card(slope=1.0, offset=0.0), pixels, rows)
-        slope, offset = fit_platt(to_logits(probs), self.targets.clean_votes[rows])
+        probs = self._judge(state, self._card(), pixels, rows)
+        self.platt = slope, _ = fit_platt(to_logits(probs), self.targets.clean_votes[rows])
         if slope <= 0:
             raise QgateError("the network learned nothing: its logits do not rise with clean votes; train longer")
-        card = self._card(slope, offset)
-        clean, rows = self._decided(Split.TEST)
-        probs = self._judge(state, card, pixels, rows)
-        psi = np.array([self.faces[row].psi for row in rows])
-        facts = {"split": "test", "truth": "majority of votes, ties left out"}
-        card["figures"] = facts | figures(clean, probs, psi, self.config.resamples)
-        card["thresholds"] = threshold_table(clean, probs)
-        output = Path(self.config.output)
+        card = self._card()
+        _, rows = self.decided(self.rows[Split.TEST])
+        judged = join(self.samples, rows, self._judge(state, card, pixels, rows), self.contents)
+        card["figures"] = {"split": "test", **figures(judged, self.config.resamples)}
+        card["thresholds"] = threshold_table(judged.clean, judged.prob)
         write_bundle(output, state, card)
-        return read_bundle(output).card
+        return read_bundle(output).card, judged
+
+    def judge(self, bundle: Bundle, pixels: Pixels, rows: Sequence[int]) -> Judged:
+        """What a gate of the same preprocessing says of some rows."""
+        _, rows = self.decided(rows)
+        return join(self.samples, rows, score(Gate(bundle, self.config.device), pixels, rows, self.say), self.contents)
+
+    def decided(self, rows: Sequence[int]) -> tuple[Bools, list[int]]:
+        """Whether clean, and the rows, of those faces whose votes are no tie."""
+        kept = decided(self.samples, rows)
+        return self.targets.clean_votes[kept] > 0.5, kept
 
     def _judge(self, state: dict[str, Tensor], card: dict[str, Any], pixels: Pixels, rows: Sequence[int]) -> Floats:
         """clean_prob of the faces, as a bundle of these weights and this card says, (n,)."""
         with tempfile.TemporaryDirectory() as folder:
             write_bundle(Path(folder), state, card)
             gate = Gate(read_bundle(Path(folder)), self.config.device)
-        return score(gate, pixels, rows, self._say)
+        return score(gate, pixels, rows, self.say)
 
-    def _decided(self, split: Split) -> tuple[Any, list[int]]:
-        """Whether clean, and the rows, of the split's faces whose votes are no tie."""
-        rows = [row for row in self.rows[split] if self.targets.clean_votes[row] != 0.5]
-        return self.targets.clean_votes[rows] > 0.5, rows
+    def _state_facts(self, part: str) -> dict[str, Any]:
+        versions = {name: metadata.version(name) for name in ("qgate", "torch", "timm")}
+        place = self.device.type
+        return {"part": part, "labels": self.labels.digest, "device": place, **versions, **self.config.fit_facts()}
 
-    def _card(self, slope: float, offset: float) -> dict[str, Any]:
-        config = self.config
+    def _card(self) -> dict[str, Any]:
+        config, slope_offset = self.config, self.platt
+        first = first_gate(config.pretrained)
         return {
-            "name": config.name,
+            "name": config.gate_name,
             "architecture": config.architecture,
             "preprocessing": config.preprocessing,
-            "calibration": {"slope": slope, "offset": offset},
-            "notes": f"{config.label_note} {config.limits}",
+            "calibration": dict(zip(("slope", "offset"), slope_offset, strict=True)),
+            "notes": f"{config.label_note or self._label_note()} {config.limits}",
             "license": config.license,
             "training": {
-                "labels_sha256": hashlib.sha256(Path(config.labels).read_bytes()).hexdigest(),
+                "labels": self.labels.digest,
+                "sources": self.labels.facts,
+                "started_from": f"gate {first.name}, {first.weights_sha256[:12]}" if first else config.pretrained,
                 "faces": {split.value: len(rows) for split, rows in self.rows.items()},
-                "votes": sum(len(votes) for votes in self._votes),
+                "votes": sum(len(set(sample.votes)) for sample in self.samples),
                 "tied_faces": int((self.targets.clean_votes == 0.5).sum()),
-                "validation_auroc_by_epoch": self.validation_auroc,
+                "validation_by_epoch": self.validation,
                 "seconds": self.seconds,
                 "recipe": config.model_dump(mode="json", include={"seed", "splits", "targets", "optimiser"}),
             },
             "versions": {name: metadata.version(name) for name in ("qgate", "torch", "timm", "openvino", "numpy")},
         }
 
-    def _timed(self, phase: str, work: Any) -> Any:
+    def _label_note(self) -> str:
+        """Who labelled, from what the sources say; the shipped labels are never taken for people's."""
+        notes = []
+        for source in self.labels.facts:
+            who = ", ".join(sorted(source["annotators"]))
+            made = " (vision-language models)" if all(name.startswith("vlm-") for name in source["annotators"]) else ""
+            notes.append(
+                f"{source['faces']} faces of {source['path']}, labelled by {who}{made}, weight {source['weight']}"
+            )
+        return f"Trained on {'; '.join(notes)}."
+
+    def _timed(self, phase: str, work: Callable[[], T]) -> T:
         start = time.monotonic()
         result = work()
         self.seconds[phase] = round(time.monotonic() - start, 1)
-        self._say(f"{phase} took {self.seconds[phase]:.0f} s", True)
+        self.say(f"{phase} took {self.seconds[phase]:.0f} s", True)
         return result
-
-
-def score(gate: Gate, pixels: Pixels, rows: Sequence[int], say: Say) -> Floats:
-    """clean_prob of faces as the gate judges them, (n,)."""
-    probs: list[float] = []
-    for start in range(0, len(rows), JUDGED_AT_ONCE):
-        images = torch.from_numpy(np.ascontiguousarray(pixels[rows[start : start + JUDGED_AT_ONCE]]))
-        for found in gate.score(images):
-            if found.clean_prob is None:
-                raise QgateError(f"a face could not be judged ({found.fault}): the training went wrong")
-            probs.append(found.clean_prob)
-        say(f"judging {len(probs)} of {len(rows)} faces")
-    return np.array(probs)

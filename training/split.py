@@ -1,4 +1,7 @@
-"""Faces -> splits, by a hash of the face alone: neither order nor number of the others changes where one belongs."""
+"""Faces -> splits and folds, by a hash of the face alone: neither order nor number of the others changes where it is.
+
+A face goes by its identity: the seed of a drawn one, the sha256 of the pixels of an image file.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,6 @@ import hashlib
 from collections.abc import Iterable
 from enum import StrEnum
 
-from qgate.labels import Face
 from training.config import SplitSettings
 
 
@@ -19,11 +21,9 @@ class Split(StrEnum):
     TEST = "test"
 
 
-def split_of(face: Face, settings: SplitSettings) -> Split:
+def split_of(identity: str, settings: SplitSettings) -> Split:
     """Where a face belongs. The same seed at another truncation or of another generator is in the same split."""
-    name = face.file_name or str(face.seed)
-    digest = hashlib.sha256(f"qgate split {name}".encode()).digest()
-    position = int.from_bytes(digest[:8]) / 2**64
+    position = place(identity, "split")
     for split in (Split.TEST, Split.CALIBRATION, Split.VALIDATION):
         share: float = getattr(settings, split.value)
         if position < share:
@@ -32,9 +32,20 @@ def split_of(face: Face, settings: SplitSettings) -> Split:
     return Split.TRAIN
 
 
-def split_rows(faces: Iterable[Face], settings: SplitSettings) -> dict[Split, list[int]]:
+def split_rows(identities: Iterable[str], settings: SplitSettings) -> dict[Split, list[int]]:
     """Positions of the faces of each split, ascending."""
     rows: dict[Split, list[int]] = {split: [] for split in Split}
-    for row, face in enumerate(faces):
-        rows[split_of(face, settings)].append(row)
+    for row, identity in enumerate(identities):
+        rows[split_of(identity, settings)].append(row)
     return rows
+
+
+def fold_of(identity: str, folds: int) -> int:
+    """The fold of a face, 0..folds-1, independent of its split."""
+    return int(place(identity, "fold") * folds)
+
+
+def place(identity: str, purpose: str) -> float:
+    """A number 0..1 (1 excluded) that follows from identity and purpose, as if drawn at random."""
+    digest = hashlib.sha256(f"qgate {purpose} {identity}".encode()).digest()
+    return int.from_bytes(digest[:8]) / 2**64

@@ -1,0 +1,58 @@
+"""`qgate train` and `qgate evaluate`: arguments -> one call each. Heavy imports wait for a command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings, as configs/train.yaml.")]
+Assign = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; wins over all.")]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--labels", "-l", help="CSV, JSON Lines, store (.db), or folder with clean/ and artifact/; repeatable."
+    ),
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
+
+
+def train(
+    labels: Labels = None,
+    output: Annotated[str | None, typer.Option("--output", "-o", help="Folder of the new gate.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the new gate; default: that of the folder.")
+    ] = None,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Make it the champion of the MLflow registry, if it beats the champion.")
+    ] = False,
+    folds: Annotated[
+        int | None, typer.Option("--folds", help="Train so many models more, for cross-validated figures and suspects.")
+    ] = None,
+    device: Device = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,
+) -> None:
+    """Train a gate from labels.
+
+    With --labels alone the shipped gate is refined with them, in minutes. configs/train.yaml is the recipe of the
+    shipped gate. A training that was stopped goes on when the same command is given again.
+    """
+    from training.command import train as train_gate
+    from training.config import load_train_config
+
+    flags = {"sources": labels, "output": output, "name": name, "folds": folds, "device": device}
+    summary = train_gate(load_train_config(config, flags, assign), promote)
+    if as_json:
+        print(json.dumps(summary.to_json()))
+    else:
+        print(summary.in_words(), file=sys.stderr)
+
+
+def evaluate(labels: Labels = None) -> None:
+    """Judge gates on labelled faces."""

@@ -1,0 +1,116 @@
+"""All figures of a gate on judged faces, as JSON values with intervals. Pure: knows no files and no networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from qgate.rates import rate
+from qgate.records import REGIONS
+from training.contents import THINGS
+from training.judging import Judged
+from training.metrics import (
+    METRICS,
+    Bools,
+    Metric,
+    auroc,
+    bootstrap,
+    ece,
+    ece_if_calibrated,
+    paired_bootstrap,
+    purity_threshold,
+)
+from training.targets import Floats
+
+THRESHOLD = 0.9
+PURITY = 0.95
+"""The two thresholds of the tables: the usual one, and the lowest that reaches this purity."""
+
+Figure = dict[str, Any]
+"""value, and interval: [low, high] of 95 %; shares have hits and faces too."""
+
+
+def figures(judged: Judged, resamples: int) -> dict[str, Any]:
+    """Every metric with its bootstrap interval, and tables of shares with exact ones."""
+    clean, prob = judged.clean, judged.prob
+    result: dict[str, Any] = {
+        "truth": "majority of votes, ties left out",
+        "faces": len(judged),
+        "clean": int(clean.sum()),
+        **{name: _figure(metric, clean, prob, resamples) for name, metric in METRICS.items()},
+    }
+    by_chance = [_round(end) for end in ece_if_calibrated(prob, resamples)]
+    result["ece"] = {"value": _round(ece(clean, prob)), "range_if_calibrated": by_chance}
+    psi = np.where(np.isnan(judged.psi), "image files", judged.psi.astype(str))
+    result["by_psi"] = _groups(judged, psi, resamples)
+    result["by_source"] = _groups(judged, np.array(judged.source), resamples)
+    result["at_threshold"] = at_threshold(judged, THRESHOLD)
+    pure = purity_threshold(clean, prob, PURITY)
+    result["at_purity_0.95"] = at_threshold(judged, pure) if pure is not None else None
+    return result
+
+
+def at_threshold(judged: Judged, threshold: float) -> dict[str, Any]:
+    """Shares of faces that a threshold rejects, by what is wrong with them, how much, and what else they show.
+
+    recall_by_region, by severity 2 and 3: of artifacts, higher is better. severity 0 and 1, false_rejects: of clean
+    faces, lower is better.
+    """
+    rejected, clean = judged.prob < threshold, judged.clean
+    severity = np.rint(judged.severity).astype(int)
+    regions = {name: _share(rejected, ~clean & judged.regions[:, i]) for i, name in enumerate(REGIONS)}
+    seen = np.array([things is not None for things in judged.contents], bool)
+    shows = {t: np.array([things is not None and t in things for things in judged.contents], bool) for t in THINGS}
+    shows["none of these"] = seen & ~np.any(list(shows.values()), axis=0)
+    return {
+        "threshold": _round(threshold),
+        "purity": _share(clean, ~rejected),
+        "false_rejects": _share(rejected, clean),
+        "rejected_by_severity": {str(level): _share(rejected, severity == level) for level in range(4)},
+        "recall_by_region": regions,
+        "false_rejects_by_contents": {t: _share(rejected, clean & rows) for t, rows in shows.items()}
+        if any(seen)
+        else {},
+    }
+
+
+def compare(judged: Judged, first: Floats, second: Floats, resamples: int) -> dict[str, Figure]:
+    """Every metric of the second gate minus that of the first on the same faces, with the paired interval."""
+    return {name: difference(metric, judged.clean, first, second, resamples) for name, metric in METRICS.items()}
+
+
+def difference(metric: Metric, clean: Bools, first: Floats, second: Floats, resamples: int) -> Figure:
+    """metric(second) - metric(first). clean, first, second: (n,), of the same faces."""
+    low, high = paired_bootstrap(metric, clean, first, second, resamples)
+    return {"value": _round(metric(clean, second) - metric(clean, first)), "interval": [_round(low), _round(high)]}
+
+
+def _groups(judged: Judged, names: Any, resamples: int) -> dict[str, Any]:
+    """Faces, clean ones and AUROC of each group that has both kinds."""
+    found = {}
+    for name in np.unique(names):
+        rows = names == name
+        clean = judged.clean[rows]
+        if 0 < clean.sum() < len(clean):
+            part = _figure(auroc, clean, judged.prob[rows], resamples)
+            found[str(name)] = {"faces": len(clean), "clean": int(clean.sum()), "auroc": part}
+    return found
+
+
+def _figure(metric: Metric, clean: Bools, prob: Floats, resamples: int) -> Figure:
+    low, high = bootstrap(metric, clean, prob, resamples)
+    return {"value": _round(metric(clean, prob)), "interval": [_round(low), _round(high)]}
+
+
+def _share(hit: Bools, among: Bools) -> Figure | None:
+    """The share of `hit` among some faces, None where there are none."""
+    share = rate(int((hit & among).sum()), int(among.sum()))
+    if share.value is None:
+        return None
+    interval = [_round(share.low), _round(share.high)]
+    return {"value": _round(share.value), "interval": interval, "hits": share.hits, "faces": share.total}
+
+
+def _round(value: float) -> float:
+    return round(float(value), 5)
