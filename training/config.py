@@ -16,6 +16,7 @@ from qgate.bundle import DEFAULT, Architecture, GateCard, read_bundle
 from qgate.config import Settings, merge_values, validate
 from qgate.errors import ConfigError
 from qgate.preprocess import Preprocessing
+from training.augment import AugmentSettings
 
 HOME = Path(__file__).parent.parent
 """Paths that do not exist in the working folder are looked for here, where `training/labels` lies."""
@@ -37,6 +38,9 @@ class SourceSettings(Settings):
     limit: int | None = Field(
         None, ge=8, description="take only so many faces, chosen by their hash, every split and kind; null: all"
     )
+    learn_only: bool = Field(
+        False, description="all its faces are trained on and none is judged by: for faces that are no random sample"
+    )
 
 
 class SplitSettings(Settings):
@@ -52,13 +56,23 @@ class TargetSettings(Settings):
         (1.0, 0.9, 0.1, 0.0), description="what a vote of severity 0, 1, 2, 3 says of clean"
     )
     region_weight: float = Field(0.3, ge=0, description="of the regions' mean loss beside that of clean")
+    clean_weights: dict[str, float] = Field(
+        {}, description="headwear, hand, person or glasses -> how much a clean face that shows it counts; 1 otherwise"
+    )
 
 
 class OptimiserSettings(Settings):
     """AdamW, cosine with a linear warm-up, an average of the weights at the end."""
 
     epochs: int = Field(4, ge=1)
+    patience: int | None = Field(
+        None,
+        ge=0,
+        description="epochs without a better AUROC on the validation faces until the training stops and "
+        "takes the best; null: all epochs, and the last",
+    )
     batch_size: int = Field(16, ge=2)
+    accumulate: int = Field(1, ge=1, description="batches for each step of the optimiser")
     learning_rate: float = Field(5e-4, gt=0, description="of the last layer")
     layer_decay: float = Field(0.9, gt=0, le=1, description="of the learning rate, each block to the one before")
     frozen_stages: int = Field(2, ge=0, description="the stem and so many stages keep their first weights")
@@ -66,8 +80,9 @@ class OptimiserSettings(Settings):
     warmup: float = Field(0.05, ge=0, lt=1, description="share of the steps")
     ema_decay: float = Field(0.995, ge=0, lt=1, description="of the average of the weights, a step")
     drop_rate: float = Field(0.2, ge=0, lt=1)
-    jitter: float = Field(0.1, ge=0, lt=1, description="largest change of brightness and contrast")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on CPUs that compute in it")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 on GPUs, and on CPUs that compute in it"
+    )
 
 
 class TrainConfig(Settings):
@@ -117,6 +132,7 @@ class TrainConfig(Settings):
     resamples: int = Field(2000, ge=20, description="of the bootstrap behind the figures' 95 % intervals")
     tracking: bool = Field(True, description="mirror the training to MLflow")
     targets: TargetSettings = TargetSettings()
+    augment: AugmentSettings = AugmentSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
 
     @field_validator("sources", mode="before")
@@ -144,7 +160,7 @@ class TrainConfig(Settings):
 
     def fit_facts(self) -> dict[str, Any]:
         """All that decides the weights besides the labels and the machine."""
-        names = {"seed", "preprocessing", "architecture", "pretrained", "splits", "targets", "optimiser"}
+        names = {"seed", "preprocessing", "architecture", "pretrained", "splits", "targets", "augment", "optimiser"}
         return self.model_dump(mode="json", include=names)
 
 

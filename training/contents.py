@@ -9,6 +9,7 @@ import csv
 from pathlib import Path
 
 from qgate.errors import LabelError
+from qgate.labels import Face
 from training.config import CONTENTS, HOME, TrainConfig, find
 
 THINGS = ("headwear", "hand", "person", "glasses")
@@ -26,6 +27,11 @@ def contents_of(config: TrainConfig) -> Contents:
         return read_contents(find(config.contents), config.generators)
     shipped = HOME / CONTENTS
     return read_contents(shipped, config.generators) if shipped.is_file() else {}
+
+
+def contents_at(contents: Contents, face: Face) -> frozenset[str] | None:
+    """What is in the picture of a face; None where nobody looked."""
+    return contents.get((face.generator, face.seed, face.psi))
 
 
 def read_contents(path: Path, generators: dict[str, str]) -> Contents:

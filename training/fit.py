@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,15 +17,30 @@ from torch import Tensor, nn
 from qgate.bundle import Architecture
 from qgate.classifier import build_network
 from qgate.runtime import pick_precision
+from training.augment import augment
 from training.checkpoint import Checkpoint
 from training.config import TrainConfig
 from training.depthwise import speed_up
 from training.draw import Pixels, Say
 from training.pretrained import load_pretrained
-from training.targets import Floats, Targets
+from training.targets import Batch, Floats, Targets
 
-EpochEnd = Callable[[int, nn.Module], None]
-"""Called after each epoch with its number from 1 and the averaged network, ready to judge."""
+Figures = dict[str, float]
+
+EpochEnd = Callable[[int, nn.Module], Figures]
+"""Called after each epoch with its number from 1 and the averaged network, ready to judge.
+
+Returns figures on faces that are not learned from, `auroc` among them, by which the best epoch is known.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """network: averaged, in eval mode, as after epoch `epoch`. history: what `epoch_end` found after each epoch."""
+
+    network: nn.Module
+    epoch: int
+    history: list[Figures]
 
 
 def fit(
@@ -35,29 +52,40 @@ def fit(
     say: Say,
     epoch_end: EpochEnd,
     checkpoint: Checkpoint | None = None,
-) -> nn.Module:
-    """Train on the given rows; returns the averaged network in eval mode.
+) -> Fitted:
+    """Train on the given rows; a row that stands there several times is seen so often in each epoch.
 
-    pixels: uint8 (n, 3, size, size). The same seed gives the same weights on the same machine.
+    pixels: uint8 (n, 3, size, size). checkpoint: kept after each epoch; where it holds a state, that is gone on from.
+    The same seed gives the same weights on the same machine, whether the training was killed in between or not.
     """
     torch.manual_seed(config.seed)
     settings = config.optimiser
     student = _Student(config, device, total_steps=max(len(rows) // settings.batch_size, 1) * settings.epochs)
-    for epoch in range(1, settings.epochs + 1):
-        # A seed of its own, so that whatever `epoch_end` draws at random changes nothing.
+    history: list[Figures] = []
+    kept = (0, student.average_state())
+    if checkpoint is not None and (state := checkpoint.load()) is not None:
+        history, kept = state["history"], (state["kept_epoch"], state["kept"])
+        student.restore(state["student"])
+    for epoch in range(len(history) + 1, settings.epochs + 1):
+        if settings.patience is not None and len(history) - kept[0] > settings.patience:
+            say(f"stopped early: no epoch since epoch {kept[0]} was better", True)
+            break
+        # A seed of its own for each epoch: neither a restart nor what `epoch_end` draws at random changes anything.
         random = np.random.default_rng((config.seed, epoch))
         torch.manual_seed(int(random.integers(2**63)))
         student.train_mode()
         for batch in _batches(random.permutation(np.asarray(rows)), settings.batch_size):
-            x = augment(config.preprocessing.normalise(_gather(pixels, batch).to(device)), settings.jitter)
-            clean, regions = (
-                torch.tensor(part[batch], dtype=torch.float32, device=device)
-                for part in (targets.clean, targets.regions)
-            )
-            loss = student.step(x, clean, regions)
-            say(f"epoch {epoch} of {settings.epochs}, step {student.steps} of {student.total_steps}, loss {loss:.3f}")
-        epoch_end(epoch, student.average)
-    return student.average
+            x = config.preprocessing.normalise(augment(_gather(pixels, batch), config.augment).to(device))
+            loss = student.step(x, targets.of(batch, device))
+            progress = f"epoch {epoch} of {settings.epochs}, step {student.steps} of {student.total_steps}"
+            say(f"{progress}, loss {loss:.3f}", done=student.steps, total=student.total_steps)
+        history.append(epoch_end(epoch, student.average))
+        if settings.patience is None or history[-1]["auroc"] >= max(figures["auroc"] for figures in history):
+            kept = (epoch, student.average_state())
+        if checkpoint is not None:
+            checkpoint.save({"history": history, "kept_epoch": kept[0], "kept": kept[1], "student": student.state()})
+    student.average.load_state_dict(kept[1])
+    return Fitted(student.average, kept[0], history)
 
 
 class _Student:
@@ -78,7 +106,7 @@ class _Student:
             load_pretrained(network, config)
             self._frozen = freeze(network, settings.frozen_stages)
         self._network = _place(network, device)
-        self._half = pick_precision(settings.precision, device) == "bf16"
+        self._half = _in_half(settings.precision, device)
         if self._half and device.type == "cpu":
             speed_up(self._network)
         self._optimiser = create_optimizer_v2(
@@ -99,24 +127,46 @@ class _Student:
         for module in self._frozen:
             module.eval()
 
-    def step(self, x: Tensor, clean: Tensor, regions: Tensor) -> float:
-        """One step of the optimiser; returns the loss.
+    def step(self, x: Tensor, targets: Batch) -> float:
+        """Learn from a batch; every `accumulate` batches the optimiser moves the weights. Returns the loss.
 
-        x: normalised images (n, 3, S, S). clean: (n,), 0..1. regions: (n, regions), 0..1.
+        x: normalised images (n, 3, S, S).
         """
         factor = schedule(self.steps, self.total_steps, self._settings.warmup)
         for group, rate in zip(self._optimiser.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._half):
             logits = self._network(x.contiguous(memory_format=torch.channels_last)).float()
-        loss = F.binary_cross_entropy_with_logits(logits[:, 0], clean)
-        loss = loss + self._region_weight * F.binary_cross_entropy_with_logits(logits[:, 1:], regions)
-        self._optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimiser.step()
+        losses = F.binary_cross_entropy_with_logits(logits[:, 0], targets.clean, reduction="none")
+        loss = (losses * targets.weight).sum() / targets.weight.sum()
+        loss = loss + self._region_weight * F.binary_cross_entropy_with_logits(logits[:, 1:], targets.regions)
+        (loss / self._settings.accumulate).backward()  # type: ignore[no-untyped-call]
         self.steps += 1
-        self._update_average()
+        if self.steps % self._settings.accumulate == 0 or self.steps == self.total_steps:
+            self._optimiser.step()
+            self._optimiser.zero_grad()
+            self._update_average()
         return loss.item()
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs to go on, as tensors and numbers."""
+        return {
+            "steps": self.steps,
+            "network": self._network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave at the end of an epoch."""
+        self.steps = state["steps"]
+        self._network.load_state_dict(state["network"])
+        self.average.load_state_dict(state["average"])
+        self._optimiser.load_state_dict(state["optimiser"])
+
+    def average_state(self) -> dict[str, Tensor]:
+        """A copy of the averaged weights."""
+        return {name: tensor.detach().clone() for name, tensor in self.average.state_dict().items()}
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -137,7 +187,7 @@ def predict(network: nn.Module, config: TrainConfig, pixels: Pixels, rows: Seque
     network: in eval mode.
     """
     device = next(network.parameters()).device
-    half = pick_precision(config.optimiser.precision, device) == "bf16"
+    half = _in_half(config.optimiser.precision, device)
     logits = []
     for start in range(0, len(rows), config.optimiser.batch_size):
         batch = rows[start : start + config.optimiser.batch_size]
@@ -155,15 +205,6 @@ def schedule(step: int, total: int, warmup: float) -> float:
     if done <= warmup:
         return done / warmup
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup + 1e-9)))
-
-
-def augment(x: Tensor, jitter: float) -> Tensor:
-    """Normalised images, each mirrored or not, its brightness and contrast changed a little; nothing is cut away."""
-    n = len(x)
-    mirrored = torch.rand(n, 1, 1, 1, device=x.device) < 0.5
-    contrast, brightness = 1 + jitter * (2 * torch.rand(2, n, 1, 1, 1, device=x.device) - 1)
-    changed: Tensor = torch.where(mirrored, x.flip(3), x) * contrast + (brightness - 1)
-    return changed
 
 
 def _batches(order: NDArray[np.int64], batch_size: int) -> Iterator[NDArray[np.int64]]:
@@ -188,6 +229,13 @@ def freeze(network: nn.Module, stages: int) -> list[nn.Module]:
     for part in parts:
         part.requires_grad_(False)
     return parts
+
+
+def _in_half(precision: str, device: torch.device) -> bool:
+    """Whether to learn in bf16; with `auto`, on GPUs and on CPUs that compute in it."""
+    return precision == "bf16" or (
+        precision == "auto" and (device.type == "cuda" or pick_precision("auto", device) == "bf16")
+    )
 
 
 def _place(network: nn.Module, device: torch.device) -> nn.Module:

@@ -11,6 +11,7 @@ import torch
 from qgate.classifier import Gate
 from qgate.errors import QgateError
 from qgate.records import REGIONS
+from training.contents import Contents, contents_at
 from training.draw import Pixels, Say
 from training.metrics import Bools
 from training.sources import Sample
@@ -54,9 +55,7 @@ def decided(samples: Sequence[Sample], rows: Sequence[int]) -> list[int]:
     return [row for row in rows if samples[row].clean_votes != TIE]
 
 
-def join(
-    samples: Sequence[Sample], rows: Sequence[int], prob: Floats, contents: dict[tuple[str, int, float], frozenset[str]]
-) -> Judged:
+def join(samples: Sequence[Sample], rows: Sequence[int], prob: Floats, contents: Contents) -> Judged:
     """Scores beside labels. rows: without ties, see `decided`; prob: (rows,)."""
     faces = [samples[row] for row in rows]
     return Judged(
@@ -67,7 +66,7 @@ def join(
         prob=prob,
         psi=np.array([np.nan if face.face.file_name else face.face.psi for face in faces], float),
         source=[face.source for face in faces],
-        contents=[contents.get((f.face.generator, f.face.seed, f.face.psi)) for f in faces],
+        contents=[contents_at(contents, face.face) for face in faces],
     )
 
 

@@ -18,10 +18,10 @@ from qgate.errors import LabelError, QgateError
 from qgate.runtime import pick_device
 from training.checkpoint import Checkpoint
 from training.config import TrainConfig, first_gate
-from training.contents import contents_of
+from training.contents import contents_at, contents_of
 from training.draw import Pixels, Say
 from training.figures import figures
-from training.fit import fit, predict
+from training.fit import Fitted, fit, predict
 from training.judging import Judged, decided, join, score
 from training.metrics import Bools, auroc, brier, fit_platt, threshold_table, to_logits
 from training.sources import LabelSet, read_sources
@@ -45,8 +45,13 @@ class Training:
         self.contents = contents_of(config)
         self.labels: LabelSet = read_sources(config, say)
         self.samples = self.labels.samples
-        self.targets: Targets = make_targets([sample.votes for sample in self.samples], config.targets)
-        self.rows = split_rows([sample.identity for sample in self.samples], config.splits)
+        shown = [contents_at(self.contents, sample.face) for sample in self.samples]
+        self.targets: Targets = make_targets([sample.votes for sample in self.samples], shown, config.targets)
+        self.rows = split_rows(
+            [sample.identity for sample in self.samples],
+            config.splits,
+            [sample.learn_only for sample in self.samples],
+        )
         for split in Split:
             clean, _ = self.decided(self.rows[split])
             if len(clean) == 0 or clean.all() or not clean.any():
@@ -55,6 +60,7 @@ class Training:
                     f"and {int((~clean).sum())} artifacts; both kinds are needed: label more faces"
                 )
         self.validation: list[dict[str, float]] = []
+        self.epoch = 0
         self.seconds: dict[str, float] = {}
         self.platt = (1.0, 0.0)
 
@@ -65,31 +71,31 @@ class Training:
     def fit(self, pixels: Pixels, epoch_seen: EpochSeen | None = None) -> nn.Module:
         """Train on the train split, where a face stands as often as it weighs."""
 
-        def seen(epoch: int, found: dict[str, float]) -> None:
-            self.validation.append(found)
-            if epoch_seen is not None:
-                epoch_seen(epoch, found)
-
         train, validation = self.rows[Split.TRAIN], self.rows[Split.VALIDATION]
-        return self._timed("fitting", lambda: self.fit_rows(pixels, train, validation, "", seen))
+        seen = epoch_seen or (lambda epoch, found: None)
+        fitted = self._timed("fitting", lambda: self.fit_rows(pixels, train, validation, "", seen))
+        self.validation, self.epoch = fitted.history, fitted.epoch
+        return fitted.network
 
     def fit_rows(
         self, pixels: Pixels, train: Sequence[int], validation: Sequence[int], part: str, seen: EpochSeen
-    ) -> nn.Module:
+    ) -> Fitted:
         """Train on some rows, watched on others; a killed training of the same `part` goes on."""
         clean, judged = self.decided(validation)
 
-        def note(epoch: int, network: nn.Module) -> None:
+        def note(epoch: int, network: nn.Module) -> dict[str, float]:
             logits = predict(network, self.config, pixels, judged, self.say)
             found = {"auroc": auroc(clean, logits), "brier": brier(clean, 1 / (1 + np.exp(-logits)))}
             self.say(f"{part}epoch {epoch}: AUROC {found['auroc']:.4f} on {len(judged)} validation faces", True)
-            seen(epoch, {name: round(value, 5) for name, value in found.items()})
+            found = {name: round(value, 5) for name, value in found.items()}
+            seen(epoch, found)
+            return found
 
         weighted = [row for row in train for _ in range(self.samples[row].weight)]
         state = Checkpoint(self._state_facts(part))
-        network = fit(self.config, pixels, self.targets, weighted, self.device, self.say, note, checkpoint=state)
+        fitted = fit(self.config, pixels, self.targets, weighted, self.device, self.say, note, checkpoint=state)
         state.clear()
-        return network
+        return fitted
 
     def write(self, network: nn.Module, pixels: Pixels, output: Path) -> tuple[GateCard, Judged]:
         """Calibrate, judge the test faces with the bundle as it is shipped, write it with its figures."""
@@ -147,8 +153,9 @@ class Training:
                 "votes": sum(len(set(sample.votes)) for sample in self.samples),
                 "tied_faces": int((self.targets.clean_votes == 0.5).sum()),
                 "validation_by_epoch": self.validation,
+                "epoch": self.epoch,
                 "seconds": self.seconds,
-                "recipe": config.model_dump(mode="json", include={"seed", "splits", "targets", "optimiser"}),
+                "recipe": config.model_dump(mode="json", include={"seed", "splits", "targets", "augment", "optimiser"}),
             },
             "versions": {name: metadata.version(name) for name in ("qgate", "torch", "timm", "openvino", "numpy")},
         }

@@ -44,6 +44,7 @@ class Sample:
     votes: one for each annotator; a vote of a source that weighs more stands there as often.
     weight: how often the face counts in training.
     kept: the pixels of an image file in the cache; None for a drawn face.
+    learn_only: it is in the train split, whatever its identity says.
     """
 
     face: Face
@@ -52,6 +53,7 @@ class Sample:
     weight: int
     source: str
     kept: Path | None = None
+    learn_only: bool = False
 
     @property
     def clean_votes(self) -> float:
@@ -85,6 +87,7 @@ class LabelSet:
                 s.face.psi,
                 s.identity,
                 s.weight,
+                s.learn_only,
                 [[v.annotator, v.severity, v.regions] for v in s.votes],
             ]
             for s in self.samples
@@ -229,6 +232,7 @@ def _add(samples: dict[Face, Sample], part: _Read, face: Face, votes: Sequence[L
         weight=max(weight, held.weight if held else 1),
         source=held.source if held else part.settings.path,
         kept=part.images[face].kept if face.file_name else None,
+        learn_only=part.settings.learn_only and (held is None or held.learn_only),
     )
 
 
@@ -260,4 +264,5 @@ def _facts(part: _Read, weight: int) -> dict[str, Any]:
         "clean": sum(map(_clean, part.votes.values())),
         "annotators": dict(Counter(vote.annotator for votes in part.votes.values() for vote in votes)),
         "weight": weight,
+        "learn_only": part.settings.learn_only,
     }

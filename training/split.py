@@ -6,7 +6,7 @@ A face goes by its identity: the seed of a drawn one, the sha256 of the pixels o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from enum import StrEnum
 
 from training.config import SplitSettings
@@ -32,11 +32,14 @@ def split_of(identity: str, settings: SplitSettings) -> Split:
     return Split.TRAIN
 
 
-def split_rows(identities: Iterable[str], settings: SplitSettings) -> dict[Split, list[int]]:
-    """Positions of the faces of each split, ascending."""
+def split_rows(
+    identities: Sequence[str], settings: SplitSettings, learn_only: Sequence[bool] | None = None
+) -> dict[Split, list[int]]:
+    """Positions of the faces of each split, ascending. learn_only: which faces are trained on in any case."""
     rows: dict[Split, list[int]] = {split: [] for split in Split}
     for row, identity in enumerate(identities):
-        rows[split_of(identity, settings)].append(row)
+        fixed = learn_only is not None and learn_only[row]
+        rows[Split.TRAIN if fixed else split_of(identity, settings)].append(row)
     return rows
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from qgate.labels import Label
 from qgate.records import REGIONS
@@ -16,24 +18,48 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """Targets of some faces as float32 tensors: clean (n,) and regions (n, regions), 0..1; weight (n,), above 0."""
+
+    clean: Tensor
+    regions: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Targets:
     """Means over the votes of each face, rows in the order of the faces, all 0..1.
 
     clean: (n,), soft by severity; what is learned.
     regions: (n, regions), share of votes that name the region.
     clean_votes: (n,), share of votes whose severity is no artifact; what calibration and figures go by.
+    weight: (n,), how much a face counts in the loss of clean.
     """
 
     clean: Floats
     regions: Floats
     clean_votes: Floats
+    weight: Floats
+
+    def of(self, rows: NDArray[np.int64], device: torch.device) -> Batch:
+        """Those of some rows."""
+        parts = (self.clean[rows], self.regions[rows], self.weight[rows])
+        return Batch(*(torch.tensor(part, dtype=torch.float32, device=device) for part in parts))
 
 
-def make_targets(votes: Iterable[Sequence[Label]], settings: TargetSettings) -> Targets:
-    """Targets of faces from their votes, at least one each."""
-    clean, regions, clean_votes = [], [], []
-    for labels in votes:
+def make_targets(
+    votes: Iterable[Sequence[Label]], contents: Iterable[frozenset[str] | None], settings: TargetSettings
+) -> Targets:
+    """Targets of faces from their votes, at least one each, and from what else is known to be in the picture."""
+    clean, regions, clean_votes, weight = [], [], [], []
+    for labels, things in zip(votes, contents, strict=True):
         clean.append(np.mean([settings.clean_by_severity[label.severity] for label in labels]))
         regions.append(np.mean([[region in label.regions for region in REGIONS] for label in labels], axis=0))
         clean_votes.append(np.mean([not label.artifact for label in labels]))
-    return Targets(np.array(clean), np.array(regions).reshape(-1, len(REGIONS)), np.array(clean_votes))
+        spared = clean_votes[-1] > 0.5 and things is not None
+        weight.append(
+            max((settings.clean_weights.get(thing, 1.0) for thing in things or ()), default=1.0) if spared else 1.0
+        )
+    return Targets(
+        np.array(clean), np.array(regions).reshape(-1, len(REGIONS)), np.array(clean_votes), np.array(weight)
+    )
