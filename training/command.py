@@ -66,7 +66,7 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
     on with what was drawn and the last whole epoch.
     """
     begin, output = time.monotonic(), Path(config.output)
-    if promote and not config.tracking:
+    if promote and not config.tracking.enabled:
         warn("--promote: the registry is MLflow's, and tracking is off; the gate is not registered")
     with interruptible() as say:
         training = Training(config, say)
@@ -76,7 +76,7 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
             network = training.fit(pixels, watch.epoch)
             card, judged = training.write(network, pixels, output)
             report = write_report(training, card, judged, pixels, validation.run(pixels) if validation else None)
-            promotion = challenge(training, read_bundle(output)) if promote and config.tracking else None
+            promotion = challenge(training, read_bundle(output)) if promote and config.tracking.enabled else None
             promoted = promotion is not None and promotion.promoted
             run_id = watch.finish(card, output, report, promoted, config.optimiser.epochs)
             training.forget()

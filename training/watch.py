@@ -25,7 +25,7 @@ class TrainWatch:
 
     def __init__(self, training: Training) -> None:
         config, labels = training.config, training.labels
-        if not config.tracking:
+        if not config.tracking.enabled:
             self._tracker = Tracker()
             return
         output = Path(config.output)
