@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qgate.run import Summary
 
 COMMANDS = "qgate.commands"
-"""Entry point group through which other packages add commands; each is a function as Typer takes it, quick to import."""
+"""Entry point group through which other packages add commands; each is a function as Typer takes it."""
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -27,6 +27,12 @@ from qgate.errors import BundleError
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a session of a run ended: done; a fault; stopped."""
 
+MODEL_FOLDER = "gate"
+"""Where the files of a registered model lie among the artifacts of its run."""
+
+NOT_REGISTERED = 4
+"""Exit status of the child where the store answers and holds no such model."""
+
 LOCAL_PATIENCE, REMOTE_PATIENCE = 60.0, 8.0
 """Longest wait for the child at the end of a run, seconds: a new SQLite store needs about 10; a server gets less."""
 
@@ -55,6 +61,34 @@ class Outcome:
     warning: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class DatasetInput:
+    """What a run learned from, as MLflow lists it.
+
+    digest: of its content, hex; MLflow shows the first 36 characters. source: where it lies, in words. profile: JSON
+    values, counts for the reader.
+    """
+
+    name: str
+    digest: str
+    source: str
+    profile: Mapping[str, Any]
+    context: str = "training"
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """A folder of files to be kept as the next version of a registered model.
+
+    aliases: moved to this version. tags: shown beside it.
+    """
+
+    name: str
+    folder: Path
+    tags: Mapping[str, str]
+    aliases: Sequence[str] = ()
+
+
 class Tracker:
     """One session of one run, as made by `track`; without arguments, a tracker that does nothing. Never raises."""
 
@@ -72,6 +106,11 @@ class Tracker:
         """Log numbers at a step, here the number of candidates judged."""
         self._append({"event": "metrics", "values": _numbers(values), "step": step})
 
+    def dataset(self, data: DatasetInput) -> None:
+        """Log what the run learns from."""
+        source = {"source": data.source, "profile": dict(data.profile), "context": data.context}
+        self._append({"event": "dataset", "name": data.name, "digest": data.digest[:36], **source})
+
     def finish(
         self,
         status: Status,
@@ -79,17 +118,23 @@ class Tracker:
         artifacts: Sequence[tuple[Path, str]] = (),
         *,
         step: int = 0,
+        model: RegisteredModel | None = None,
     ) -> Outcome:
         """End the session and wait, for a bounded time, until MLflow has it.
 
         metrics: the final numbers.
         artifacts: (file, folder among the run's artifacts, "" for the top); read when delivered.
         step: of the final numbers, as in `metrics`; of each number MLflow shows the one of the highest step.
+        model: to be registered, its files among the artifacts.
         Returns the MLflow run and at most one warning; what was not delivered stays for `sync`.
         """
         files = [(str(path.absolute()), folder) for path, folder in artifacts]
         values = _numbers(metrics or {})
-        self._append({"event": "finish", "status": status, "values": values, "step": step, "artifacts": files})
+        kept = {"name": model.name, "tags": dict(model.tags), "aliases": list(model.aliases)} if model else None
+        if model is not None:
+            files += [(str(path.absolute()), MODEL_FOLDER) for path in sorted(model.folder.iterdir()) if path.is_file()]
+        end = {"status": status, "values": values, "step": step, "artifacts": files, "model": kept}
+        self._append({"event": "finish", **end})
         session, self._session = self._session, None
         if session is None:
             return Outcome(self._name, None, self._problem)
@@ -155,24 +200,38 @@ def sync(folder: Path | None = None) -> list[Outcome]:
     return outcomes
 
 
-def download_model(model: str, into: Path, folder: Path | None = None) -> Path:
-    """Copy a registered gate and return its bundle's folder.
+def find_model(model: str, into: Path, folder: Path | None = None) -> Path | None:
+    """Copy a registered gate and return its bundle's folder; None where the store holds no such model or alias.
 
     model: models:/NAME@ALIAS or models:/NAME/VERSION.
     into: an existing empty folder.
     folder: working folder that holds `mlruns/`, default the current one.
-    Raises BundleError where the store does not answer or holds no such bundle.
+    Raises BundleError where the store does not answer or the model is no bundle.
     """
     where = (folder or Path.cwd()).absolute()
     command, environment = _child(where, model, str(into))
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     found = sorted(into.rglob("gate.json"))
+    if done.returncode == NOT_REGISTERED:
+        return None
     if done.returncode or not found:
         reason = _last_line(done.stderr) if done.returncode else "it holds no gate.json"
         raise BundleError(
             f"gate {model}: cannot be had from {tracking_uri(where)} ({reason}); give a bundle folder instead"
         )
     return found[0].parent
+
+
+def download_model(model: str, into: Path, folder: Path | None = None) -> Path:
+    """As `find_model`; BundleError where the store holds no such model or alias, too."""
+    found = find_model(model, into, folder)
+    if found is None:
+        where = tracking_uri((folder or Path.cwd()).absolute())
+        raise BundleError(
+            f"gate {model}: cannot be had from {where} (no such model or alias); `qgate train --promote` makes one, or "
+            "give a bundle folder instead"
+        )
+    return found
 
 
 def run_key(output: Path, scoring: str) -> str:

@@ -27,9 +27,11 @@ from urllib.parse import unquote, urlsplit
 
 from mlflow import set_registry_uri, set_tracking_uri
 from mlflow.artifacts import download_artifacts
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+
+from qgate.tracking import MODEL_FOLDER, NOT_REGISTERED
 
 KEY, SESSION = "qgate.key", "qgate.session"
 """Tags of a run: its identity, and the session that came last and so decides its status and artifacts."""
@@ -105,6 +107,8 @@ class Mirror:
             self.run_id = self._open(events[-1])
         elif kind == "metrics":
             self._log(events)
+        elif kind == "dataset":
+            self._log_datasets(events)
         elif kind == "finish":
             self._finish(events[-1])
         self._time = events[-1]["time"]
@@ -150,6 +154,32 @@ class Mirror:
         for some in _batches(Metric(key, value, event["time"], event["step"]) for key, value, event in values):
             self.client.log_batch(self.run_id, metrics=some)
 
+    def _log_datasets(self, events: list[dict[str, Any]]) -> None:
+        inputs = [
+            DatasetInput(
+                Dataset(event["name"], event["digest"], "local", event["source"], profile=json.dumps(event["profile"])),
+                [InputTag("mlflow.data.context", event["context"])],
+            )
+            for event in events
+        ]
+        self.client.log_inputs(self.run_id, inputs)
+
+    def _register(self, model: dict[str, Any]) -> None:
+        """Make the run's files a version of the model, once, and move its aliases there."""
+        name = model["name"]
+        with contextlib.suppress(MlflowException):
+            self.client.create_registered_model(name)
+        known = self.client.search_model_versions(f"name = '{name}' and run_id = '{self.run_id}'")
+        if known:
+            version = known[0]
+        else:
+            run: Run = self.client.get_run(self.run_id)
+            version = self.client.create_model_version(name, f"{run.info.artifact_uri}/{MODEL_FOLDER}", self.run_id)
+        for key, value in model["tags"].items():
+            self.client.set_model_version_tag(name, version.version, key, value)
+        for alias in model["aliases"]:
+            self.client.set_registered_model_alias(name, alias, version.version)
+
     def _finish(self, finish: dict[str, Any]) -> None:
         self._log([finish])
         if self._is_latest():
@@ -157,6 +187,8 @@ class Mirror:
             for path, folder in finish["artifacts"]:
                 if path not in self.missing:
                     self.client.log_artifact(self.run_id, path, folder or None)
+            if finish.get("model"):
+                self._register(finish["model"])
             self.client.set_terminated(self.run_id, finish["status"], finish["time"])
         self.ended = True
 
@@ -203,12 +235,18 @@ def replay(mirror: Mirror) -> Exception | None:
 
 
 def copy_model(uri: str, model: str, into: Path) -> None:
-    """Copy the files of a registered model."""
+    """Copy the files of a registered model; exits with NOT_REGISTERED where the store knows no such one."""
     with _alone(uri):
         # models:/ addresses are resolved in the default registry, whatever the call's arguments say.
         set_tracking_uri(uri)
         set_registry_uri(uri)
-        download_artifacts(artifact_uri=model, dst_path=str(into))
+        try:
+            download_artifacts(artifact_uri=model, dst_path=str(into))
+        except MlflowException as error:
+            # A missing alias is "invalid" to MLflow, a missing model "does not exist"; the words are all they share.
+            if "not found" in str(error).lower():
+                sys.exit(NOT_REGISTERED)
+            raise
 
 
 def main(uri: str, what: str, into: str | None = None) -> None:

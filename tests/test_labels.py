@@ -39,12 +39,29 @@ def test_a_face_is_an_artifact_from_noticeable_on(severity: int, artifact: bool)
     assert Label(Face("fake:64", 1), severity, (), "ann").artifact is artifact
 
 
-def test_annotators_vote_and_the_last_row_of_each_holds(tmp_path: Path) -> None:
-    rows = ["fake:64,1,1.0,0,,ann", "fake:64,1,1,0,,ann", "fake:64,1,1.0,3,eyes,bo", "fake:64,1,1.0,2,eyes,ann"]
+def test_annotators_vote_and_the_same_row_twice_counts_once(tmp_path: Path) -> None:
+    rows = ["fake:64,1,1.0,2,eyes,ann", "fake:64,1,1,2,eyes,ann", "fake:64,1,1.0,3,eyes,bo"]
     votes = gather_votes(read_labels(write(tmp_path, HEADER + "\n".join(rows))))
     assert {face: [(v.annotator, v.severity) for v in labels] for face, labels in votes.items()} == {
         Face("fake:64", 1, 1.0): [("ann", 2), ("bo", 3)]
     }
+
+
+def test_an_annotator_who_contradicts_himself_is_named_with_both_lines(tmp_path: Path) -> None:
+    path = write(tmp_path, HEADER + "fake:64,1,1.0,0,,ann\nfake:64,1,1.0,3,,bo\nfake:64,1,1.0,2,eyes,ann\n")
+    with pytest.raises(
+        LabelError, match=r"labels\.csv, line 4: annotator 'ann' says severity 2.*line 2 says severity 0"
+    ):
+        gather_votes(read_labels(path))
+
+
+def test_the_metadata_of_a_dataset_with_a_severity_is_a_label_file(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "file_name,seed,truncation_psi,generator,severity\na/b.png,5,0.7,fake:64,2\n", "metadata.csv"
+    )
+    assert read_labels(path) == [Label(Face("fake:64", 5, 0.7), 2, (), "metadata")]
+    path = write(tmp_path, '{"file_name": "b.png", "severity": 0, "generator": "folder:x", "seed": 3}\n', "m.jsonl")
+    assert read_labels(path) == [Label(Face(file_name="b.png"), 0, (), "m")]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +91,7 @@ def test_a_wrong_row_is_named_with_file_line_and_what_is_allowed(tmp_path: Path,
         ("labels.csv", "seed,severity\n1,2\n", "line 1: the columns are 'seed,severity'"),
         ("labels.csv", "", "line 1: the columns are ''"),
         ("labels.csv", HEADER + 'fake:64,1,"1.0,0,,ann', "line 2: no CSV"),
-        ("labels.jsonl", "{}\n", "line 1: write an object with the keys generator"),
+        ("labels.jsonl", "{}\n", "line 1: the columns are ''"),
         ("labels.jsonl", "[1\n", "line 1: no JSON"),
         ("labels.txt", "", "the name must end in .csv or .jsonl"),
     ],

@@ -54,5 +54,36 @@ def train(
         print(summary.in_words(), file=sys.stderr)
 
 
-def evaluate(labels: Labels = None) -> None:
-    """Judge gates on labelled faces."""
+def evaluate(
+    gates: Annotated[
+        list[str] | None,
+        typer.Option("--gate", "-g", help="Bundle folder, `default`, or models:/NAME@ALIAS; repeatable."),
+    ] = None,
+    labels: Labels = None,
+    split: Annotated[
+        str, typer.Option("--split", help="test: faces that no such gate was trained on, by their hash; or all.")
+    ] = "test",
+    contents: Annotated[
+        str | None, typer.Option("--contents", help="CSV generator,seed,psi,contents: what is in the pictures.")
+    ] = None,
+    device: Device = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,
+) -> None:
+    """Judge gates on labelled faces: every figure with its 95 % interval, and of two gates the paired difference.
+
+    Without --gate the shipped gate is judged, without --labels on the shipped labels.
+    """
+    from qgate.errors import ConfigError
+    from training.command import interruptible
+    from training.config import load_train_config
+    from training.evaluate import evaluate as evaluate_gates
+
+    if split not in ("test", "all"):
+        raise ConfigError(f"--split {split}: allowed are test and all")
+    flags = {"sources": labels, "contents": contents, "device": device, "min_faces": 2}
+    settings = load_train_config(config, flags, assign)
+    with interruptible() as say:
+        found = evaluate_gates(gates or ["default"], settings, "test" if split == "test" else "all", say)
+    print(json.dumps(found.to_json()) if as_json else found.in_words())

@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qgate.bundle import GateCard
+from qgate.bundle import GateCard, read_bundle
 from qgate.errors import StoppedError
-from qgate.progress import WorkProgress
-from qgate.stopping import StopFlag, stop_on_signals
+from qgate.progress import WorkProgress, warn
+from qgate.stopping import stop_on_signals
 from training.config import TrainConfig
+from training.crossfit import CrossValidation
 from training.draw import Say
 from training.pipeline import Training
+from training.promotion import Promotion, challenge
+from training.report import write_report
+from training.watch import TrainWatch
 
 
 @dataclass(frozen=True, slots=True)
 class TrainSummary:
-    """What a training came to."""
+    """What a training came to. promotion: None where none was asked for."""
 
     output: Path
+    report: Path
     card: GateCard
+    promotion: Promotion | None
+    run_id: str | None
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        figures = self.card.figures
+        """One object: output, report, name, faces, auroc and ece on the test faces, promotion, run_id, seconds."""
         return {
             "output": str(self.output),
+            "report": str(self.report / "report.html"),
             "name": self.card.name,
             "faces": self.card.training["faces"],
-            "auroc": figures["auroc"],
+            "auroc": self.card.figures["auroc"],
+            "ece": self.card.figures["ece"],
+            "promotion": self.promotion and self.promotion.to_json(),
+            "run_id": self.run_id,
             "seconds": round(self.seconds, 1),
         }
 
@@ -38,35 +51,46 @@ class TrainSummary:
         """A few lines for a terminal."""
         figures = self.card.figures
         low, high = figures["auroc"]["interval"]
-        lines = [
-            f"AUROC {figures['auroc']['value']:.3f} (95 % interval {low:.3f} to {high:.3f}) on {figures['faces']} test "
-            f"faces, {self.seconds:.0f} s",
-            f"gate     {self.output}",
-        ]
+        faces = f"{figures['faces']} test faces"
+        lines = [f"AUROC {figures['auroc']['value']:.3f} (95 % interval {low:.3f} to {high:.3f}) on {faces}"]
+        if self.promotion is not None:
+            lines.append(self.promotion.text)
+        lines += [f"gate     {self.output}", f"report   {self.report / 'report.html'}"]
         return "\n".join(lines)
 
 
 def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
-    """Train a gate and write its bundle.
+    """Train a gate, write its bundle and its report, and promote it where that is asked for and earned.
 
     Raises InputError where settings or labels cannot be used, StoppedError on SIGINT and SIGTERM; the same call goes
     on with what was drawn and the last whole epoch.
     """
     begin, output = time.monotonic(), Path(config.output)
+    if promote and not config.tracking.enabled:
+        warn("--promote: the registry is MLflow's, and tracking is off; the gate is not registered")
+    with interruptible() as say:
+        training = Training(config, say)
+        validation = CrossValidation(training) if config.folds else None
+        with TrainWatch(training) as watch:
+            pixels = training.draw()
+            network = training.fit(pixels, watch.epoch)
+            card, judged = training.write(network, pixels, output)
+            report = write_report(training, card, judged, pixels, validation.run(pixels) if validation else None)
+            promotion = challenge(training, read_bundle(output)) if promote and config.tracking.enabled else None
+            promoted = promotion is not None and promotion.promoted
+            run_id = watch.finish(card, output, report, promoted, config.optimiser.epochs)
+            training.forget()
+    return TrainSummary(output, config.report_folder, card, promotion, run_id, time.monotonic() - begin)
+
+
+@contextmanager
+def interruptible() -> Iterator[Say]:
+    """Progress on stderr that raises StoppedError once SIGINT or SIGTERM came."""
     with stop_on_signals() as stopped, WorkProgress() as progress:
-        training = Training(config, interruptible(progress, stopped))
-        pixels = training.draw()
-        network = training.fit(pixels)
-        card, _ = training.write(network, pixels, output)
-    return TrainSummary(output, card, time.monotonic() - begin)
 
+        def say(text: str, important: bool = False, done: int = 0, total: int = 0) -> None:
+            if stopped():
+                raise StoppedError("stopped; the same command goes on")
+            progress.say(text, important, done, total)
 
-def interruptible(progress: WorkProgress, stopped: StopFlag) -> Say:
-    """Progress that raises StoppedError once a stop was asked for."""
-
-    def say(text: str, important: bool = False, done: int = 0, total: int = 0) -> None:
-        if stopped():
-            raise StoppedError("stopped; the same command goes on")
-        progress.say(text, important, done, total)
-
-    return say
+        yield say

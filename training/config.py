@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from qgate.bundle import DEFAULT, Architecture, GateCard, read_bundle
-from qgate.config import Settings, merge_values, validate
+from qgate.config import Settings, TrackingSettings, merge_values, validate
 from qgate.errors import ConfigError
 from qgate.preprocess import Preprocessing
 from training.augment import AugmentSettings
@@ -130,7 +130,7 @@ class TrainConfig(Settings):
     splits: SplitSettings = SplitSettings()
     folds: int = Field(0, ge=0, le=20, description="train so many models more for cross-validated figures; 0: none")
     resamples: int = Field(2000, ge=20, description="of the bootstrap behind the figures' 95 % intervals")
-    tracking: bool = Field(True, description="mirror the training to MLflow")
+    tracking: TrackingSettings = TrackingSettings()
     targets: TargetSettings = TargetSettings()
     augment: AugmentSettings = AugmentSettings()
     optimiser: OptimiserSettings = OptimiserSettings()

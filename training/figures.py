@@ -75,9 +75,9 @@ def at_threshold(judged: Judged, threshold: float) -> dict[str, Any]:
     }
 
 
-def compare(judged: Judged, first: Floats, second: Floats, resamples: int) -> dict[str, Figure]:
+def compare(clean: Bools, first: Floats, second: Floats, resamples: int) -> dict[str, Figure]:
     """Every metric of the second gate minus that of the first on the same faces, with the paired interval."""
-    return {name: difference(metric, judged.clean, first, second, resamples) for name, metric in METRICS.items()}
+    return {name: difference(metric, clean, first, second, resamples) for name, metric in METRICS.items()}
 
 
 def difference(metric: Metric, clean: Bools, first: Floats, second: Floats, resamples: int) -> Figure:

@@ -24,7 +24,7 @@ from training.figures import figures
 from training.fit import Fitted, fit, predict
 from training.judging import Judged, decided, join, score
 from training.metrics import Bools, auroc, brier, fit_platt, threshold_table, to_logits
-from training.sources import LabelSet, read_sources
+from training.sources import LabelSet, is_shipped, read_sources
 from training.split import Split, split_rows
 from training.targets import Floats, Targets, make_targets
 
@@ -41,6 +41,7 @@ class Training:
         """Reads labels and image files; raises LabelError where a split lacks clean faces or artifacts."""
         self.config, self.say = config, say
         self.device = pick_device(config.device)
+        self.first: GateCard | None = first_gate(config.pretrained)
         build_network(config.architecture)
         self.contents = contents_of(config)
         self.labels: LabelSet = read_sources(config, say)
@@ -61,6 +62,7 @@ class Training:
                 )
         self.validation: list[dict[str, float]] = []
         self.epoch = 0
+        self._checkpoints: list[Checkpoint] = []
         self.seconds: dict[str, float] = {}
         self.platt = (1.0, 0.0)
 
@@ -78,7 +80,12 @@ class Training:
         return fitted.network
 
     def fit_rows(
-        self, pixels: Pixels, train: Sequence[int], validation: Sequence[int], part: str, seen: EpochSeen
+        self,
+        pixels: Pixels,
+        train: Sequence[int],
+        validation: Sequence[int],
+        part: str,
+        seen: EpochSeen = lambda epoch, found: None,
     ) -> Fitted:
         """Train on some rows, watched on others; a killed training of the same `part` goes on."""
         clean, judged = self.decided(validation)
@@ -92,10 +99,26 @@ class Training:
             return found
 
         weighted = [row for row in train for _ in range(self.samples[row].weight)]
-        state = Checkpoint(self._state_facts(part))
-        fitted = fit(self.config, pixels, self.targets, weighted, self.device, self.say, note, checkpoint=state)
-        state.clear()
-        return fitted
+        state = self.checkpoint(part)
+        return fit(self.config, pixels, self.targets, weighted, self.device, self.say, note, checkpoint=state)
+
+    def checkpoint(self, part: str) -> Checkpoint:
+        """Where a part of this training keeps its state until `forget`."""
+        versions = {name: metadata.version(name) for name in ("qgate", "torch", "timm")}
+        facts = {"labels": self.labels.digest, "device": self.device.type, **versions, **self.config.fit_facts()}
+        if self.first is not None:
+            facts["first"] = self.first.weights_sha256
+        self._checkpoints.append(Checkpoint({"part": part, **facts}))
+        return self._checkpoints[-1]
+
+    def forget(self) -> None:
+        """All is written: the states of an unfinished training are of no use any more."""
+        for checkpoint in self._checkpoints:
+            checkpoint.clear()
+
+    def is_shipped(self, row: int) -> bool:
+        """Whether a face comes from the labels that come with qgate."""
+        return is_shipped(self.samples[row].source)
 
     def write(self, network: nn.Module, pixels: Pixels, output: Path) -> tuple[GateCard, Judged]:
         """Calibrate, judge the test faces with the bundle as it is shipped, write it with its figures."""
@@ -130,14 +153,8 @@ class Training:
             gate = Gate(read_bundle(Path(folder)), self.config.device)
         return score(gate, pixels, rows, self.say)
 
-    def _state_facts(self, part: str) -> dict[str, Any]:
-        versions = {name: metadata.version(name) for name in ("qgate", "torch", "timm")}
-        place = self.device.type
-        return {"part": part, "labels": self.labels.digest, "device": place, **versions, **self.config.fit_facts()}
-
     def _card(self) -> dict[str, Any]:
-        config, slope_offset = self.config, self.platt
-        first = first_gate(config.pretrained)
+        config, first, slope_offset = self.config, self.first, self.platt
         return {
             "name": config.gate_name,
             "architecture": config.architecture,

@@ -88,7 +88,7 @@ def _read_hub(architecture: Architecture) -> dict[str, Tensor]:
     }
     try:
         network: nn.Module = timm.create_model(architecture.backbone, pretrained=True, **arguments)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever the client of the hub and its own libraries raise
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(
             f"pretrained = 'hub': the weights of {architecture.backbone} could not be had ({reason}); repeat when "

@@ -43,7 +43,6 @@ class Sample:
     identity: what its split follows from: the seed, or the sha256 of an image's pixels.
     votes: one for each annotator; a vote of a source that weighs more stands there as often.
     weight: how often the face counts in training.
-    kept: the pixels of an image file in the cache; None for a drawn face.
     learn_only: it is in the train split, whatever its identity says.
     """
 
@@ -52,7 +51,6 @@ class Sample:
     votes: tuple[Label, ...]
     weight: int
     source: str
-    kept: Path | None = None
     learn_only: bool = False
 
     @property
@@ -96,9 +94,18 @@ class LabelSet:
 
     def pixels(self, preprocessing: Preprocessing, device: torch.device, say: Say) -> Pixels:
         """Pixels of all faces in their order, from the cache, or drawn now."""
-        drawn = [sample.face for sample in self.samples if sample.kept is None]
-        paths = iter(draw_faces(drawn, preprocessing, device, say) if drawn else ())
-        return Pixels([sample.kept or next(paths) for sample in self.samples])
+        faces = [sample.face for sample in self.samples]
+        drawn = [face for face in faces if not face.file_name]
+        images = [Path(face.file_name) for face in faces if face.file_name]
+        places = dict(zip(drawn, draw_faces(drawn, preprocessing, device, say), strict=True))
+        found, bad = read_images(images, preprocessing, say)
+        if bad:
+            raise LabelError(f"{next(iter(bad.values()))}; it was readable a moment ago")
+        return Pixels([places[f] if not f.file_name else found[Path(f.file_name)].kept for f in faces])
+
+    def part(self, rows: Sequence[int]) -> LabelSet:
+        """Some of the faces."""
+        return replace(self, samples=[self.samples[row] for row in rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +126,11 @@ def read_sources(config: TrainConfig, say: Say) -> LabelSet:
     Raises LabelError naming the source, and file and line where there are such.
     """
     sources = list(config.sources)
-    if config.rehearse and first_gate(config.pretrained) and not any(map(is_shipped, sources)):
+    if config.rehearse and first_gate(config.pretrained) and not any(is_shipped(source.path) for source in sources):
         sources.append(SourceSettings(path=SHIPPED, limit=max(config.rehearse, 8)))
     bad: list[str] = []
     parts = [_read(source, config, bad, say) for source in sources]
-    weights = [part.settings.weight or (1 if is_shipped(part.settings) else OTHERS_WEIGHT) for part in parts]
+    weights = [part.settings.weight or (1 if is_shipped(part.settings.path) else OTHERS_WEIGHT) for part in parts]
     weights = [max(round(weight / min(weights)), 1) for weight in weights]
     samples: dict[Face, Sample] = {}
     for part, weight in zip(parts, weights, strict=True):
@@ -135,9 +142,9 @@ def read_sources(config: TrainConfig, say: Say) -> LabelSet:
     return LabelSet(found, facts, bad)
 
 
-def is_shipped(source: SourceSettings) -> bool:
+def is_shipped(path: str) -> bool:
     """Whether these are the labels that come with qgate."""
-    return find(source.path).resolve() == (HOME / SHIPPED).resolve()
+    return find(path).resolve() == (HOME / SHIPPED).resolve()
 
 
 def read_source(path: Path, generators: dict[str, str] | None = None) -> list[Label]:
@@ -231,14 +238,13 @@ def _add(samples: dict[Face, Sample], part: _Read, face: Face, votes: Sequence[L
         votes=(*known, *new),
         weight=max(weight, held.weight if held else 1),
         source=held.source if held else part.settings.path,
-        kept=part.images[face].kept if face.file_name else None,
         learn_only=part.settings.learn_only and (held is None or held.learn_only),
     )
 
 
 def _check_enough(samples: Sequence[Sample], config: TrainConfig) -> None:
     named = ", ".join(source.path for source in config.sources)
-    rehearsed = SHIPPED if not any(map(is_shipped, config.sources)) else None
+    rehearsed = SHIPPED if not any(is_shipped(source.path) for source in config.sources) else None
     own = [sample for sample in samples if sample.source != rehearsed]
     clean = sum(_clean(sample.votes) for sample in own)
     if len(own) < config.min_faces:

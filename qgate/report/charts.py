@@ -1,4 +1,4 @@
-"""The three charts of a report, as SVG for the page and PNG for MLflow. Knows only the content of `report.json`.
+"""The charts of a report, as SVG for the page and PNG for MLflow. Knows only the content of `report.json`.
 
 matplotlib is imported when a chart is drawn, and only through figures of its own: no pyplot, no global state.
 """
@@ -19,8 +19,8 @@ INK, FAINT, ACCENT, MARK = "#3c3c43", "#c9c9ce", "#3d7a68", "#b4533a"
 
 PAGE_COLOURS = {INK: "currentColor", FAINT: "var(--line)", ACCENT: "var(--accent)", MARK: "var(--mark)"}
 REASON_ROWS = 14
-SIZES = {"score_histogram": (10.2, 3.0), "yield_curve": (5.0, 3.2), "reason_bars": (5.0, 3.2)}
-"""Width and height in inches; the first one stands alone in its row."""
+WIDE, SMALL = (10.2, 3.0), (5.0, 3.2)
+"""Width and height in inches: of `score_histogram`, which stands alone in its row, and of all others."""
 
 
 def score_histogram(axes: Axes, report: dict[str, Any]) -> None:
@@ -96,7 +96,7 @@ def _save(draw: Callable[..., None], report: dict[str, Any], into: io.BytesIO, k
         "grid.color": FAINT,
     }
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=SIZES[draw.__name__], layout="constrained")
+        figure = Figure(figsize=WIDE if draw.__name__ == "score_histogram" else SMALL, layout="constrained")
         FigureCanvasAgg(figure)
         draw(_axes(figure), report)
         figure.savefig(into, format=kind, metadata=metadata, dpi=150, transparent=kind == "svg")

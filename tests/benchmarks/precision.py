@@ -16,9 +16,9 @@ import torch
 from qgate.classifier import load_gate
 from qgate.config import GeneratorSettings
 from qgate.generators import open_generator
-from qgate.label_store import read_any
 from qgate.labels import gather_votes
-from training.config import load_train_config
+from training.config import find, load_train_config
+from training.sources import read_source
 from training.split import Split, split_rows
 
 BATCH = 16
@@ -28,8 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/train.yaml"))
     config = load_train_config(parser.parse_args().config)
-    faces = sorted(gather_votes(read_any(Path(config.labels))))
-    test = [faces[row] for row in split_rows(faces, config.splits)[Split.TEST]]
+    faces = sorted(gather_votes(read_source(find(config.sources[0].path), config.generators)))
+    test = [faces[row] for row in split_rows([str(face.seed) for face in faces], config.splits)[Split.TEST]]
     gate = load_gate()
 
     probs: dict[str, list[float]] = {"fp32": [], "bf16": []}

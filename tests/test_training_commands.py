@@ -1,0 +1,169 @@
+"""`qgate train` and `qgate evaluate`: what they print, how they end, and the loop train, promote, run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from qgate.cli import main
+from tests.test_tracking import MAKE_STORE, empty_store  # noqa: F401
+from tests.training_recipe import brightness, recipe, write_labels
+from training.command import train
+from training.evaluate import evaluate
+from training.split import Split, split_of
+
+
+@pytest.fixture(autouse=True)
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every test has a cache and a working folder of its own."""
+    monkeypatch.setenv("QGATE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def qgate(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
+    code = end.value.code
+    return code if isinstance(code, int) else 0
+
+
+def write_recipe(path: Path, **changes: Any) -> str:
+    """The small recipe as a file, with labels that the pixels tell."""
+    labels = write_labels(Path("labels.csv"), range(120), brightness)
+    config = recipe(Path(), sources=[str(labels)], **changes)
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    return str(path)
+
+
+def read(query: str) -> list[Any]:
+    with sqlite3.connect("file:mlruns/mlflow.db?mode=ro", uri=True) as store:
+        rows = store.execute(query).fetchall()
+    store.close()
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--labels", "gone.csv"), "labels gone.csv: no such file or folder"),
+        (("--labels", "few.csv"), "labels few.csv: 6 labelled faces are too few, 20 are needed"),
+        (("--labels", "clean.csv"), "labels clean.csv: all 40 faces are clean"),
+        (("--labels", "few.csv", "--set", "optimiser.epoch=3"), "the nearest is 'optimiser.epochs'"),
+        (("--labels", "few.csv", "--config", "gone.yaml"), "gone.yaml"),
+        (("--labels", "few.csv", "--device", "cuda:77"), "use cpu or auto"),
+        (
+            ("--labels", "few.csv", "--set", "pretrained=none", "--set", "architecture={backbone: resnet19}"),
+            "has no model 'resnet19'; near: ",
+        ),
+        (("--labels", "few.csv", "--folds", "1"), "folds = 1: give 2 folds or more"),
+    ],
+)
+def test_bad_input_is_one_line_with_exit_2_and_nothing_written(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_labels(Path("few.csv"), range(6))
+    write_labels(Path("clean.csv"), range(40), lambda seed: 0)
+    before = sorted(Path().iterdir())
+    assert qgate("train", *arguments) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+    assert sorted(path for path in Path().iterdir() if path.name != "cache") == before
+
+
+def test_help_imports_no_torch() -> None:
+    code = "import sys; sys.argv = ['qgate', 'train', '--help']\nimport qgate.cli\ntry: qgate.cli.main()\n"
+    code += "except SystemExit: pass\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_two_gates_are_compared_on_faces_that_neither_learned_from(capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_recipe(Path("a.yaml"))
+    assert qgate("train", "--config", path, "--output", "one") == 0
+    assert qgate("train", "--config", path, "--output", "two", "--set", "seed=1") == 0
+    capsys.readouterr()
+    both = ("--gate", "one", "--gate", "two", "--labels", "labels.csv", "--set", "resamples=20")
+    assert qgate("evaluate", *both, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    config = recipe(Path(), sources=["labels.csv"])
+    test = [seed for seed in range(120) if split_of(str(seed), config.splits) is Split.TEST]
+    assert [gate["faces"] for gate in found["gates"]] == [len(test)] * 2
+    assert found["gates"][0]["auroc"] == json.loads(Path("one/gate.json").read_text())["figures"]["auroc"]
+    difference = found["gates"][1]["auroc"]["value"] - found["gates"][0]["auroc"]["value"]
+    assert found["differences"]["auroc"]["value"] == pytest.approx(difference, abs=2e-5)
+    assert qgate("evaluate", *both) == 0
+    assert "second - first" in capsys.readouterr().out
+    everyone = evaluate(["one"], config.model_copy(update={"min_faces": 2}), "all", lambda *a, **k: None)
+    assert everyone.results[0]["faces"] == 120
+    assert everyone.differences is None
+
+
+def test_a_gate_that_beats_the_champion_is_promoted_and_run(
+    empty_store: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("mlruns").mkdir()
+    shutil.copy(empty_store, "mlruns/mlflow.db")
+    path = write_recipe(Path("a.yaml"), tracking={"enabled": True}, optimiser=LONG)
+    assert qgate("train", "--config", path, "--promote", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["promotion"]["champion"] == "the shipped gate"
+    assert summary["promotion"]["promoted"] is True, summary
+    assert read("SELECT name, version FROM model_versions") == [("qgate-gate", 1)]
+    assert read("SELECT alias, version FROM registered_model_aliases") == [("champion", 1)]
+    assert read("SELECT name, digest FROM datasets")[0][0] == "labels"
+    assert read("SELECT count(*) FROM metrics WHERE key = 'validation.auroc'") == [(LONG["epochs"],)]
+    assert read("SELECT status FROM runs") == [("FINISHED",)]
+    assert {path.name for path in Path("mlruns/artifacts").rglob("*.*")} >= {"gate.json", "report.html", "roc.png"}
+
+    assert qgate("train", "--config", path, "--promote", "--set", "seed=1", "--output", "other") == 0
+    assert "not promoted: AUROC " in capsys.readouterr().err
+    assert read("SELECT alias, version FROM registered_model_aliases") == [("champion", 1)]
+    assert read("SELECT count(*) FROM model_versions") == [(2,)]
+
+    champion = ("--gate", "models:/qgate-gate@champion", "--generator", "fake", "--set", "tracking.enabled=false")
+    assert qgate("run", *champion, "--count", "3", "--threshold", "0.1", "--output", "faces") == 0
+    assert json.loads(Path("faces/run.json").read_text())["gate"]["name"] == "small"
+
+
+LONG = {"epochs": 6, "batch_size": 8, "learning_rate": 0.01, "ema_decay": 0.0, "precision": "fp32", "frozen_stages": 0}
+
+
+def test_a_training_that_is_stopped_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
+    path = write_recipe(Path("a.yaml"), optimiser=LONG | {"epochs": 500})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", "--config", path], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch 1:" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    rest = process.stderr.read()
+    begun = time.monotonic()
+    assert process.wait(60) == 3
+    assert time.monotonic() - begun < 60
+    assert rest.splitlines()[-1] == "qgate: error: stopped; the same command goes on"
+
+
+def test_a_dead_server_does_not_stop_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    labels = write_labels(Path("labels.csv"), range(120), brightness)
+    summary = train(recipe(Path(), sources=[str(labels)], tracking={"enabled": True}), promote=True)
+    assert summary.run_id is None
+    assert summary.promotion is not None
+    assert summary.promotion.text.startswith("not promoted: the champion cannot be asked for")
+    assert list(Path("mlruns/spool").glob("*.jsonl"))

@@ -1,0 +1,65 @@
+"""Settings of a training: where they come from, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from qgate.bundle import DEFAULT, read_bundle
+from qgate.errors import ConfigError
+from training.config import SHIPPED, find, load_train_config
+
+RECIPE = Path("configs/train.yaml")
+
+
+def test_the_shipped_recipe_reads() -> None:
+    config = load_train_config(RECIPE)
+    assert [source.path for source in config.sources] == [SHIPPED]
+    assert config.output == "qgate/gates/default"
+    assert not str(config.report_folder).startswith("qgate/")
+
+
+def test_settings_win_in_the_order_of_the_house() -> None:
+    config = load_train_config(RECIPE, {"sources": ["a.db", "b"], "name": None}, ["optimiser.epochs=9", "name=mine"])
+    assert [(source.path, source.weight) for source in config.sources] == [("a.db", None), ("b", None)]
+    assert (config.optimiser.epochs, config.gate_name) == (9, "mine")
+    assert config.splits.test == 0.10
+
+
+def test_without_a_recipe_the_shipped_gate_is_refined() -> None:
+    config = load_train_config(None, {"sources": ["labels.db"], "output": "some/mygate"})
+    card = read_bundle(DEFAULT).card
+    assert config.pretrained == "default"
+    assert (config.architecture, config.preprocessing, config.license) == (
+        card.architecture,
+        card.preprocessing,
+        card.license,
+    )
+    assert config.gate_name == "mygate"
+    assert config.report_folder == Path("some/mygate-report")
+
+
+def test_a_path_of_the_package_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find(SHIPPED).is_file()
+    assert find("labels.csv") == Path("labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("label=x", "unknown setting 'label'; the nearest is 'labels'"),
+        ("optimiser.epochs=0", "optimiser.epochs = 0: "),
+        ("sources=[]", "sources = "),
+        ("folds=1", "folds = 1: give 2 folds or more"),
+        ("splits.test=0.3", "other splits would test on faces that it learned from"),
+        ("architecture.backbone=resnet18", "leave the architecture away"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(assignment: str, message: str) -> None:
+    if assignment == "label=x":
+        message = "unknown setting 'label'; the nearest is "
+    with pytest.raises(ConfigError) as caught:
+        load_train_config(None, {}, [assignment])
+    assert message in str(caught.value)

@@ -1,0 +1,156 @@
+"""Figures are those of the textbook, and their intervals what resampling gives."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from qgate.records import REGIONS
+from training import metrics
+from training.curves import curves
+from training.figures import at_threshold, compare, figures
+from training.judging import Judged
+from training.suspects import find_suspects
+
+
+def test_platts_fit_finds_the_numbers_that_made_the_votes() -> None:
+    for spread in (4.0, 0.001):
+        logits = np.linspace(-spread, spread, 81)
+        slope, offset = metrics.fit_platt(logits, 1 / (1 + np.exp(-(1.7 * logits - 0.6))))
+        assert (slope, offset) == (pytest.approx(1.7, abs=1e-3), pytest.approx(-0.6, abs=1e-4))
+    assert metrics.fit_platt(np.ones(4), np.array([0.0, 1.0, 0.5, 0.5])) == (0.0, 0.0)
+
+
+def test_log_odds_of_what_float32_rounds_to_one_are_finite() -> None:
+    found = metrics.to_logits(np.array([0.0, 0.5, 1.0]))
+    assert found.tolist() == [pytest.approx(-16.118, abs=1e-3), 0.0, pytest.approx(16.118, abs=1e-3)]
+
+
+CLEAN = np.array([True, False, True, True, False])
+PROB = np.array([0.9, 0.8, 0.7, 0.6, 0.1])
+
+
+def test_metrics_are_those_of_the_textbook() -> None:
+    assert metrics.auroc(CLEAN, PROB) == pytest.approx(4 / 6)
+    assert metrics.auprc_clean(CLEAN, PROB) == pytest.approx((1 + 2 / 3 + 3 / 4) / 3)
+    assert metrics.auprc_artifact(CLEAN, PROB) == pytest.approx((1 + 2 / 4) / 2)
+    assert metrics.brier(CLEAN, PROB) == pytest.approx((0.01 + 0.64 + 0.09 + 0.16 + 0.01) / 5)
+    assert metrics.ece(CLEAN, PROB) == pytest.approx((0.1 + 0.8 + 0.3 + 0.4 + 0.1) / 5)
+
+
+def test_the_yield_at_a_purity_is_the_largest_that_a_threshold_reaches() -> None:
+    assert metrics.yield_at_purity(0.95)(CLEAN, PROB) == 0.2
+    assert metrics.yield_at_purity(0.75)(CLEAN, PROB) == 0.8
+    assert metrics.yield_at_purity(0.95)(~CLEAN, PROB) == 0.0
+    tied = np.array([0.9, 0.9, 0.7, 0.6, 0.1])
+    assert metrics.yield_at_purity(0.95)(CLEAN, tied) == 0.0
+
+
+def test_the_threshold_table_leaves_out_what_accepts_nothing() -> None:
+    table = metrics.threshold_table(CLEAN, PROB, (0.5, 0.85, 0.95))
+    assert [(row["threshold"], row["purity"], row["clean_accepted"]) for row in table] == [
+        (0.5, 0.75, 1.0),
+        (0.85, 1.0, 0.33333),
+    ]
+    # Clopper-Pearson for 1 of 1: 0.025^(1/1).
+    assert table[1]["purity_interval"] == (0.025, 1.0)
+
+
+def test_the_bootstrap_holds_the_value_and_is_the_same_again() -> None:
+    random = np.random.default_rng(1)
+    prob = random.random(200)
+    clean = random.random(200) < prob
+    low, high = metrics.bootstrap(metrics.brier, clean, prob, 200)
+    assert low < metrics.brier(clean, prob) < high
+    assert (low, high) == metrics.bootstrap(metrics.brier, clean, prob, 200)
+
+
+def test_chance_alone_gives_a_calibrated_gate_some_calibration_error() -> None:
+    low, high = metrics.ece_if_calibrated(np.linspace(0, 1, 300), 100)
+    assert 0.01 < low < high < 0.12
+    assert metrics.ece_if_calibrated(np.array([0.0, 1.0, 1.0]), 20) == (0.0, 0.0)
+
+
+def judged(clean: list[bool], prob: list[float], **changes: object) -> Judged:
+    n = len(clean)
+    parts: dict[str, object] = {
+        "rows": list(range(n)),
+        "clean": np.array(clean),
+        "severity": np.where(clean, 0.0, 3.0),
+        "regions": np.zeros((n, len(REGIONS)), bool),
+        "prob": np.array(prob),
+        "psi": np.ones(n),
+        "source": ["labels.csv"] * n,
+        "contents": [None] * n,
+    }
+    return Judged(**(parts | changes))  # type: ignore[arg-type]
+
+
+def test_the_threshold_of_a_purity_is_the_lowest_that_reaches_it() -> None:
+    assert metrics.purity_threshold(CLEAN, PROB, 0.75) == 0.6
+    assert metrics.purity_threshold(CLEAN, PROB, 0.95) == 0.9
+    assert metrics.purity_threshold(~CLEAN, PROB, 0.95) is None
+    assert metrics.clean_accepted_at_purity(0.75)(CLEAN, PROB) == 1.0
+    assert metrics.clean_accepted_at_purity(0.95)(CLEAN, PROB) == pytest.approx(1 / 3)
+
+
+def test_a_paired_difference_of_a_gate_with_itself_is_nothing() -> None:
+    found = compare(CLEAN, PROB, PROB, 20)
+    assert found["auroc"] == {"value": 0.0, "interval": [0.0, 0.0]}
+
+
+def test_a_paired_difference_is_that_of_the_metrics() -> None:
+    perfect = np.array([0.9, 0.2, 0.8, 0.7, 0.1])
+    found = compare(CLEAN, PROB, perfect, 200)["auroc"]
+    assert found["value"] == pytest.approx(1 - 4 / 6, abs=1e-5)
+    assert found["interval"][0] >= 0.0
+
+
+def test_rejections_are_counted_by_severity_region_and_contents() -> None:
+    regions = np.zeros((6, len(REGIONS)), bool)
+    regions[3:5, REGIONS.index("mouth")] = True
+    faces = judged(
+        [True, True, True, False, False, False],
+        [0.95, 0.5, 0.92, 0.91, 0.1, 0.2],
+        severity=np.array([0.0, 1.0, 0.0, 2.0, 3.0, 2.4]),
+        regions=regions,
+        contents=[frozenset({"headwear"}), frozenset({"headwear", "hand"}), frozenset(), None, None, None],
+    )
+    found = at_threshold(faces, 0.9)
+    shares = {name: share and (share["hits"], share["faces"]) for name, share in found["rejected_by_severity"].items()}
+    assert shares == {"0": (0, 2), "1": (1, 1), "2": (1, 2), "3": (1, 1)}
+    assert found["recall_by_region"]["mouth"]["value"] == 0.5
+    assert found["recall_by_region"]["ears"] is None
+    rejects = found["false_rejects_by_contents"]
+    assert rejects["headwear"]["hits"], rejects["headwear"]["faces"] == (1, 2)
+    assert rejects["hand"]["value"] == 1.0
+    assert rejects["person"] is None
+    assert rejects["none of these"]["value"] == 0.0
+
+
+def test_figures_hold_every_metric_with_its_interval_and_groups_of_both_kinds() -> None:
+    random = np.random.default_rng(2)
+    prob = random.random(120)
+    clean = random.random(120) < prob
+    psi = np.where(np.arange(120) < 60, 0.7, np.nan)
+    found = figures(judged(clean.tolist(), prob.tolist(), psi=psi), 20)
+    for name in metrics.METRICS:
+        low, high = found[name]["interval"]
+        assert low <= found[name]["value"] <= high, name
+    assert found["by_psi"].keys() == {"0.7", "image files"}
+    assert found["at_purity_0.95"]["purity"]["value"] >= 0.95
+
+
+def test_curves_end_where_they_must() -> None:
+    found = curves(judged(CLEAN.tolist(), PROB.tolist()))
+    assert (found["roc"][0], found["roc"][-1]) == ([0.0, 0.0], [1.0, 1.0])
+    assert sum(found["scores"]["clean"]) == 3
+    assert sum(point["faces"] for point in found["reliability"]) == 5
+
+
+def test_a_label_that_the_scores_contradict_is_a_suspect() -> None:
+    clean = [True, False] * 20
+    prob = [0.9, 0.1] * 20
+    prob[4], prob[7] = 0.02, 0.99
+    assert find_suspects(judged(clean, prob)) == [7, 4]
+    assert find_suspects(judged([True] * 4, [0.9] * 4)) == []

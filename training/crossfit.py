@@ -1,0 +1,82 @@
+"""K trainings, each without a part of the faces: what a gate says of faces that it did not learn from."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from qgate.errors import LabelError
+from training.draw import Pixels
+from training.fit import predict
+from training.judging import Judged, join
+from training.metrics import fit_platt
+from training.pipeline import Training
+from training.split import Split, fold_of
+from training.targets import Floats
+
+NOWHERE = -1
+"""The fold of a face that is only learned from."""
+
+
+class CrossValidation:
+    """Folds of all faces outside the test split; they follow from the hash of a face.
+
+    Faces that are only learned from are in no fold, and so every network learns from them.
+    """
+
+    def __init__(self, training: Training) -> None:
+        """Raises LabelError where the faces are too few for so many folds."""
+        self._training, self._folds = training, training.config.folds
+        samples = training.samples
+        self._pool = sorted(row for split in Split if split is not Split.TEST for row in training.rows[split])
+        self._fold = np.array(
+            [NOWHERE if sample.learn_only else fold_of(sample.identity, self._folds) for sample in samples]
+        )
+        self._validation = set(training.rows[Split.VALIDATION])
+        for number in range(self._folds):
+            held, others = self._parts(number)
+            clean, _ = training.decided([row for row in others if row in self._validation])
+            if not held or clean.all() or not clean.any():
+                raise LabelError(
+                    f"--folds {self._folds}: {len(self._pool)} faces are too few for so many; give fewer, or label more"
+                )
+
+    def run(self, pixels: Pixels) -> Judged:
+        """Scores of all faces whose votes are no tie, each calibrated on the other folds.
+
+        Where a gate is refined, which may have learned from the shipped labels, those faces are left out.
+        """
+        training = self._training
+        logits = np.full(len(training.samples), np.nan)
+        for number in range(self._folds):
+            held, _ = self._parts(number)
+            logits[held] = self._out_of_fold(number, pixels)
+        prob = np.full(len(logits), np.nan)
+        for number in range(self._folds):
+            held, others = self._parts(number)
+            others = [row for row in others if self._fold[row] != NOWHERE]
+            slope, offset = fit_platt(logits[others], training.targets.clean_votes[others])
+            prob[held] = 1 / (1 + np.exp(-(slope * logits[held] + offset)))
+        _, rows = training.decided(self._pool)
+        rows = [row for row in rows if self._fold[row] != NOWHERE]
+        rows = [row for row in rows if not (training.first and training.is_shipped(row))]
+        return join(training.samples, rows, prob[rows], training.contents)
+
+    def _parts(self, number: int) -> tuple[list[int], list[int]]:
+        held = [row for row in self._pool if self._fold[row] == number]
+        return held, [row for row in self._pool if self._fold[row] != number]
+
+    def _out_of_fold(self, number: int, pixels: Pixels) -> Floats:
+        """Logits of a fold's faces by a network that learned from the others; kept until all is done."""
+        training, (held, others) = self._training, self._parts(number)
+        part = f"fold {number + 1} of {self._folds}, "
+        state = training.checkpoint(part + "logits")
+        known = state.load()
+        if known is None:
+            train = [row for row in others if row not in self._validation]
+            watched = [row for row in others if row in self._validation]
+            network = training.fit_rows(pixels, train, watched, part).network
+            known = {"logits": torch.from_numpy(predict(network, training.config, pixels, held, training.say))}
+            state.save(known)
+        found: Floats = known["logits"].numpy()
+        return found

@@ -1,0 +1,74 @@
+"""Whether a new gate beats the champion of the registry, on test faces that neither was trained on."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qgate.bundle import DEFAULT, Bundle, read_bundle
+from qgate.errors import BundleError
+from qgate.tracking import find_model
+from training.evaluate import judge, unseen
+from training.figures import Figure, difference
+from training.judging import decided
+from training.metrics import auroc
+from training.pipeline import Training
+
+MODEL, ALIAS = "qgate-gate", "champion"
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What came of `--promote`. difference: AUROC of the new gate minus the champion's; None where none was had."""
+
+    promoted: bool
+    champion: str
+    text: str
+    faces: int = 0
+    difference: Figure | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "promoted": self.promoted,
+            "champion": self.champion,
+            "faces": self.faces,
+            "auroc_difference": self.difference,
+            "text": self.text,
+        }
+
+
+def challenge(training: Training, new: Bundle) -> Promotion:
+    """Judge both gates on the same test faces; the new one wins where its AUROC is surely higher.
+
+    Surely: the 95 % interval of the paired bootstrap of the difference lies above 0. Without a champion in the registry
+    the shipped gate is the champion.
+    """
+    config = training.config
+    try:
+        name, champion = find_champion()
+    except BundleError as error:
+        return Promotion(False, "", f"not promoted: the champion cannot be asked for ({error})")
+    rows = decided(training.samples, unseen(training.labels, [champion, new]))
+    part = training.labels.part(rows)
+    old, found = (judge(bundle, part, config, training.say) for bundle in (champion, new))
+    if not old.both_kinds:
+        return Promotion(False, name, f"not promoted: {len(rows)} test faces are unknown to {name}, too few to compare")
+    figure = difference(auroc, old.clean, old.prob, found.prob, config.resamples)
+    low, high = figure["interval"]
+    said = f"AUROC {figure['value']:+.4f} (95 % interval {low:+.4f} to {high:+.4f}) against {name} on {len(rows)} faces"
+    if low > 0:
+        return Promotion(True, name, f"promoted to models:/{MODEL}@{ALIAS}: {said}", len(rows), figure)
+    text = f"not promoted: {said}; the lower end is {-low:.4f} short of being above 0"
+    return Promotion(False, name, text, len(rows), figure)
+
+
+def find_champion() -> tuple[str, Bundle]:
+    """The champion and what it is called: that of the registry, or the shipped gate where there is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = find_model(f"models:/{MODEL}@{ALIAS}", Path(folder))
+        if found is not None:
+            bundle = read_bundle(found)
+            return f"the champion {bundle.card.name}", bundle
+    return "the shipped gate", read_bundle(DEFAULT)

@@ -1,0 +1,91 @@
+"""How a training goes, mirrored to MLflow; never stops or slows it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from qgate.bundle import GateCard
+from qgate.config import canonical_digest
+from qgate.errors import StoppedError
+from qgate.progress import warn
+from qgate.tracking import DatasetInput, Outcome, RegisteredModel, Tracker, run_key, track
+from training.metrics import METRICS
+from training.pipeline import Training
+from training.promotion import ALIAS, MODEL
+
+EXPERIMENT = "qgate-train"
+
+
+class TrainWatch:
+    """A context: what leaves it by an error is marked in MLflow as stopped or failed."""
+
+    def __init__(self, training: Training) -> None:
+        config, labels = training.config, training.labels
+        if not config.tracking.enabled:
+            self._tracker = Tracker()
+            return
+        output = Path(config.output)
+        digest = canonical_digest([labels.digest, config.fit_facts()])
+        self._tracker = track(
+            experiment=EXPERIMENT,
+            key=run_key(output, digest),
+            name=config.gate_name,
+            params={**flatten(config.model_dump(mode="json")), "device": training.device, "cores": os.cpu_count()},
+            tags={"qgate.output": str(output.absolute()), "qgate.labels": labels.digest},
+        )
+        names = ", ".join(str(source["path"]) for source in labels.facts)
+        counts = {f"faces in {split.value}": len(rows) for split, rows in training.rows.items()}
+        self._tracker.dataset(DatasetInput("labels", labels.digest, names, {**counts, "sources": labels.facts}))
+
+    def epoch(self, number: int, found: dict[str, float]) -> None:
+        """Take notice of an epoch's figures on the validation faces."""
+        self._tracker.metrics({f"validation.{name}": value for name, value in found.items()}, number)
+
+    def finish(self, card: GateCard, folder: Path, report: Sequence[Path], promoted: bool, epochs: int) -> str | None:
+        """Deliver the end of the training; returns the MLflow run id, None where there is none."""
+        metrics = headline(card.figures)
+        tags = {name: f"{value:.5f}" for name, value in metrics.items()} | {"weights_sha256": card.weights_sha256}
+        model = RegisteredModel(MODEL, folder, tags, [ALIAS] if promoted else [])
+        files = [(path, "report") for path in report]
+        outcome = self._tracker.finish("FINISHED", metrics, files, step=epochs, model=model)
+        _warn_of(outcome)
+        return outcome.run_id
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            stopped = isinstance(error, StoppedError | KeyboardInterrupt)
+            _warn_of(self._tracker.finish("KILLED" if stopped else "FAILED"))
+
+
+def headline(figures: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a card that MLflow shows: each metric, and the ends of its interval."""
+    found = {"test.ece": figures["ece"]["value"]}
+    for name in METRICS:
+        low, high = figures[name]["interval"]
+        found |= {f"test.{name}": figures[name]["value"], f"test.{name}.low": low, f"test.{name}.high": high}
+    return found
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `section.key` -> value."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _warn_of(outcome: Outcome) -> None:
+    if outcome.warning:
+        warn(outcome.warning)
