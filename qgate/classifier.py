@@ -106,7 +106,7 @@ class Gate:
         maps = np.zeros((len(images), size, size), np.float32)
         if len(images) == 0:
             return maps
-        for row, pixels in enumerate(self._resize(images).split(1)):
+        for row, pixels in enumerate(torch.split(self._resize(images), 1)):
             if float(pixels.float().std()) >= DEGENERATE_STD:
                 maps[row] = self._mapper(pixels)
         return maps

@@ -75,7 +75,7 @@ class HeatMapper:
         places = torch.eye(height * width, device=x.device).view(-1, 1, height, width)
         windows = F.max_pool2d(places, WINDOW, 1, WINDOW // 2) > 0
         mean = grid.mean((2, 3), keepdim=True)
-        without = [self._head(layout.from_grid(torch.where(part, mean, grid))) for part in windows.split(CHUNK)]
+        without = [self._head(layout.from_grid(torch.where(part, mean, grid))) for part in torch.split(windows, CHUNK)]
         return clean, (torch.cat(without) - clean).view(height, width)
 
     def _head(self, features: Tensor) -> Tensor:
@@ -98,7 +98,8 @@ class _Layout:
     def to_grid(self, features: Tensor) -> Tensor:
         """Features as the network has them -> (n, C, h, w)."""
         if self._tokens:
-            return features[:, self._prefix.shape[1] :].transpose(1, 2).unflatten(2, (self._side, self._side))
+            places = features[:, self._prefix.shape[1] :].transpose(1, 2)
+            return places.reshape(len(features), -1, self._side, self._side)
         return features.permute(0, 3, 1, 2) if self._channels_last else features
 
     def from_grid(self, grid: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ Explain = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """RGB pixels (H, W, 3) -> where the gate sees an artifact, (h, w) over the middle square, 0..1."""
 
 EXPLAINED = 12
-"""Rejected faces that are shown with their heat maps: each took 0.4 s of one busy CPU core."""
+"""Rejected faces that are shown with their heat maps: each took 0.4 s of one CPU core."""
 
 THUMBNAIL = 160
 """Edge of a face on the page, pixels; shown a little smaller, so that it stays sharp on dense screens."""
