@@ -2,7 +2,7 @@
 
     python tests/benchmarks/heatmap_hits.py [--gate DIR]
 
-Draws 108 faces at the first use and takes a few minutes on 2 cores. Two kinds of truth, on faces of the held-out splits
+Draws 108 faces at the first use. Two kinds of truth, on faces of the held-out splits
 of configs/train.yaml, which the shipped gate did not learn from:
 
 boxes     48 faces that every vote calls an artifact. The boxes around what the labels name were drawn by a
