@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qgate.bundle import DEFAULT, Architecture, Bundle, read_bundle
 from qgate.errors import BundleError
+from qgate.heatmap import HeatMapper, has_places
 from qgate.preprocess import Preprocessing
 from qgate.records import DEGENERATE, NONFINITE, REGIONS, Score
 from qgate.runtime import make_executor, pick_device
@@ -69,9 +73,12 @@ class Gate:
         """device: auto, cpu, cuda or cuda:N. The arithmetic is fp32 everywhere, so that scores agree between them."""
         self.card = bundle.card
         self.name, self.digest, self.notes = bundle.card.name, bundle.digest, bundle.card.notes
+        self._bundle, self._device = bundle, pick_device(device)
         size = bundle.card.preprocessing.size
         example = (torch.zeros(1, 3, size, size, dtype=torch.uint8),)
-        self._execute = make_executor(_Judge(bundle).eval().requires_grad_(False), example, pick_device(device), "fp32")
+        judge = _Judge(bundle).eval().requires_grad_(False)
+        self.explains = has_places(judge.network)
+        self._execute = make_executor(judge, example, self._device, "fp32")
 
     def score(self, images: Sequence[Tensor] | Tensor) -> list[Score]:
         """Score images.
@@ -81,18 +88,43 @@ class Gate:
         """
         if len(images) == 0:
             return []
-        if any(image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 for image in images):
-            raise ValueError("images must be uint8 RGB tensors of shape (3, H, W)")
-        resize = self.card.preprocessing.resize
-        if len({image.shape for image in images}) == 1:
-            pixels = resize(torch.stack(list(images)))
-        else:
-            pixels = torch.cat([resize(image) for image in images])
+        pixels = self._resize(images)
         spread = pixels.float().flatten(1).std(1)
         clean, regions = self._execute(pixels)
         finite = clean.isfinite() & regions.isfinite().all(1)
         columns = (clean.tolist(), regions.tolist(), finite.tolist(), (spread >= DEGENERATE_STD).tolist())
         return [_score(*row) for row in zip(*columns, strict=True)]
+
+    def explain(self, images: Sequence[Tensor] | Tensor) -> NDArray[np.float32]:
+        """Where the gate sees an artifact.
+
+        images: as for `score`.
+        Returns maps (n, S, S) over the middle square of each image, S the side of the gate's input: 0..1, the highest
+        value of each is 1 - clean_prob, so a clean face stays dark. All zero where an image cannot be judged.
+        Raises BundleError where `explains` is false: a transformer that judges by its class token only.
+        """
+        size = self.card.preprocessing.size
+        maps = np.zeros((len(images), size, size), np.float32)
+        if len(images) == 0:
+            return maps
+        for row, pixels in enumerate(torch.split(self._resize(images), 1)):
+            if float(pixels.float().std()) >= DEGENERATE_STD:
+                maps[row] = self._mapper(pixels)
+        return maps
+
+    @functools.cached_property
+    def _mapper(self) -> HeatMapper:
+        """Maps need what is inside the network, which the executor hides: it is built again when one is asked for."""
+        judge = _Judge(self._bundle).eval().requires_grad_(False).to(self._device)
+        return HeatMapper(judge.network, judge.preprocessing, judge.calibration)
+
+    def _resize(self, images: Sequence[Tensor] | Tensor) -> Tensor:
+        if any(image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 for image in images):
+            raise ValueError("images must be uint8 RGB tensors of shape (3, H, W)")
+        resize = self.card.preprocessing.resize
+        if len({image.shape for image in images}) == 1:
+            return resize(torch.stack(list(images)))
+        return torch.cat([resize(image) for image in images])
 
 
 def _score(clean: float, regions: list[float], finite: bool, varied: bool) -> Score:

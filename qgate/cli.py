@@ -115,21 +115,30 @@ def run(
 def score(
     files: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.", show_default=False)],
     gate: GateOption = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            "--explain",
+            metavar="OUT",
+            help="Draw where the gate sees the artifact: a .png for one file, a folder for several or a folder.",
+        ),
+    ] = None,
     device: DeviceOption = None,
     as_json: Json = False,
 ) -> None:
     """Score image files: clean_prob, and the likeliest regions of an artifact."""
     from qgate.classifier import Gate
     from qgate.run import open_bundle
-    from qgate.scoring import find_files, score_files
+    from qgate.scoring import find_files, picture_paths, score_files
 
     found = find_files(files)
+    pictures = picture_paths(files, explain) if explain else None
     judge = Gate(open_bundle(gate or "default"), device or "auto")
     width = max(len(str(file)) for file in found)
     if not as_json:
         print(f"{'file'.ljust(width)}  clean_prob  likeliest regions of an artifact")
     failed = 0
-    for result in score_files(found, judge):
+    for result in score_files(found, judge, pictures):
         failed += result.error is not None
         print(json.dumps(result.to_json()) if as_json else result.in_words(width), flush=True)
     if failed:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -41,7 +42,12 @@ def read_image(path: str | Path) -> Tensor:
             upright = ImageOps.exif_transpose(image).convert("RGB")
         except (OSError, ValueError, SyntaxError) as error:
             raise ImageError(f"{path}: damaged image ({error}); replace or remove it") from error
-    return torch.from_numpy(np.asarray(upright).copy()).permute(2, 0, 1)
+    return as_tensor(np.asarray(upright))
+
+
+def as_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """RGB (H, W, 3), read-only or not -> uint8 (3, H, W)."""
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
 def _open(path: Path) -> Image.Image:

@@ -21,6 +21,7 @@ from qgate.dataset.ledger import read_scores
 from qgate.engines.local import fill
 from qgate.errors import ConfigError
 from qgate.generators import Generator, GeneratorInfo, open_generator
+from qgate.images import as_tensor
 from qgate.rates import threshold_for
 from qgate.records import Tally
 from qgate.report import write_report
@@ -96,9 +97,10 @@ def run(config: RunConfig) -> Summary:
     header = make_header(config, generator, bundle)
     output = output_path(config, header)
     _check_output(config, generator, output)
-    worker = Worker(generator, Gate(bundle, str(device)), config.compute.batch_size or BATCH[device.type])
+    gate = Gate(bundle, str(device))
+    worker = Worker(generator, gate, config.compute.batch_size or BATCH[device.type])
     with stop_on_signals() as stopped, RunFolder.open(output, header, encoders=config.compute.encoders) as folder:
-        return _work(config, folder, worker, stopped, str(device))
+        return _work(config, folder, worker, gate, stopped, str(device))
 
 
 def regate(output: Path, threshold: float, count: int | None, device: str, batch_size: int | None) -> Summary:
@@ -125,12 +127,13 @@ def regate(output: Path, threshold: float, count: int | None, device: str, batch
     scoring = _scoring(config, generator.info, bundle)
     bound = max(recorded.max_candidates, min(config.max_candidates(), len(recorded.plan)))
     header = replace(recorded, scoring=scoring, threshold=threshold, count=config.selection.count, max_candidates=bound)
-    worker = Worker(generator, Gate(bundle, str(place)), batch_size or BATCH[place.type])
+    gate = Gate(bundle, str(place))
+    worker = Worker(generator, gate, batch_size or BATCH[place.type])
     with stop_on_signals() as stopped, RunFolder.open(output, header, regate=True) as folder:
-        return _work(config, folder, worker, stopped, str(place))
+        return _work(config, folder, worker, gate, stopped, str(place))
 
 
-def _work(config: RunConfig, folder: RunFolder, worker: Worker, stopped: StopFlag, device: str) -> Summary:
+def _work(config: RunConfig, folder: RunFolder, worker: Worker, gate: Gate, stopped: StopFlag, device: str) -> Summary:
     """Fill an open folder and write what follows from it."""
     header, output, drawn, begin = folder.header, folder.layout.root, 0, time.monotonic()
     worker.times = folder.times
@@ -139,7 +142,7 @@ def _work(config: RunConfig, folder: RunFolder, worker: Worker, stopped: StopFla
             with watch.progress:
                 drawn = fill(folder, worker, stopped, watch.update)
         folder.finish()
-        report = write_report(output)
+        report = write_report(output, (lambda face: gate.explain([as_tensor(face)])[0]) if gate.explains else None)
         seconds = time.monotonic() - begin
         run_id = watch.finish(report, drawn / seconds)
     return Summary(output, run_id, header.count, header.threshold, folder.tally, seconds, drawn, _shortfall(folder))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from qgate.errors import OutputError
@@ -207,3 +211,37 @@ def test_a_damaged_shard_is_named(root: Path) -> None:
 def test_a_folder_that_holds_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"run\.json cannot be read"):
         write_report(tmp_path)
+
+
+def test_rejected_faces_are_shown_with_their_heat_maps_and_the_same_bytes_each_time(root: Path) -> None:
+    def corner(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        assert pixels.shape == (64, 64, 3)
+        heat = np.zeros((32, 32), np.float32)
+        heat[:8, :8] = 1
+        return heat
+
+    write_report(root, corner)
+    page = (root / "report.html").read_text()
+    assert page.count('alt="where the gate sees the artifact"') == 1
+    uri = re.findall(r"base64,([^\"]+)\" alt=\"where", page)[0]
+    with Image.open(io.BytesIO(base64.b64decode(uri))) as heat:
+        hot, cold = (heat.getpixel(place) for place in ((10, 10), (140, 140)))
+    assert isinstance(hot, tuple) and isinstance(cold, tuple)
+    assert hot[0] > 200 > 120 > cold[0]
+    write_report(root, corner)
+    assert (root / "report.html").read_text() == page
+
+
+def test_only_some_of_many_rejected_faces_are_explained(root: Path) -> None:
+    index = root / "review" / "metadata.jsonl"
+    line = json.loads(index.read_text())
+    index.write_text("".join(json.dumps(line | {"seed": seed}) + "\n" for seed in range(40)))
+    asked: list[int] = []
+
+    def nothing(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        asked.append(1)
+        return np.zeros((8, 8), np.float32)
+
+    write_report(root, nothing)
+    assert len(asked) == 12
+    assert (root / "report.html").read_text().count('alt="where the gate sees the artifact"') == 12

@@ -12,12 +12,21 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from qgate.dataset import durable
 from qgate.report import charts
 from qgate.report.data import SHEET, Face, read_ledger, read_rejected, read_run, summarize
-from qgate.report.pictures import contact_sheet, data_uri
+from qgate.report.pictures import contact_sheet, data_uri, heat_uri
 
-__all__ = ["contact_sheet", "report_metrics", "write_figures", "write_report"]
+__all__ = ["Explain", "contact_sheet", "report_metrics", "write_figures", "write_report"]
+
+Explain = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+"""RGB pixels (H, W, 3) -> where the gate sees an artifact, (h, w) over the middle square, 0..1."""
+
+EXPLAINED = 12
+"""Rejected faces that are shown with their heat maps: each took 0.4 s of one CPU core."""
 
 THUMBNAIL = 160
 """Edge of a face on the page, pixels; shown a little smaller, so that it stays sharp on dense screens."""
@@ -26,17 +35,18 @@ MLFLOW_SHEET = 24
 """Faces on a contact sheet for MLflow: 6 x 4."""
 
 
-def write_report(root: Path) -> dict[str, Any]:
+def write_report(root: Path, explain: Explain | None = None) -> dict[str, Any]:
     """Write `report.json` and `report.html` into the output folder of a run.
 
     root: the output folder; only its sealed shards count.
+    explain: where given, each rejected face is shown with its heat map, and fewer of them.
     Returns the content of `report.json`.
     Raises OutputError where the run cannot be read, OutputError or QgateError where the report cannot be written.
     """
     run, ledger = read_run(root), read_ledger(root)
     report = summarize(run, ledger)
     _write(root / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    _write(root / "report.html", _page(report, ledger.faces, read_rejected(root)))
+    _write(root / "report.html", _page(report, ledger.faces, read_rejected(root), explain))
     return report
 
 
@@ -69,7 +79,7 @@ def report_metrics(report: dict[str, Any]) -> dict[str, float]:
     return metrics | {f"reason.{name}": float(count) for name, count in report["reasons"].items()}
 
 
-def _page(report: dict[str, Any], accepted: list[Face], rejected: list[Face]) -> str:
+def _page(report: dict[str, Any], accepted: list[Face], rejected: list[Face], explain: Explain | None) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -82,7 +92,8 @@ def _page(report: dict[str, Any], accepted: list[Face], rejected: list[Face]) ->
         gate_notes=_gate_notes(report["run"].get("gate", {})),
         charts={draw.__name__: charts.svg(draw, report) for draw in _charts(report)},
         accepted=_tiles(accepted),
-        rejected=_tiles(rejected),
+        rejected=_tiles(_spread(rejected, EXPLAINED) if explain else rejected, explain),
+        explained=explain is not None,
         sheet=SHEET,
     )
 
@@ -94,15 +105,17 @@ def _charts(report: dict[str, Any]) -> Iterable[Callable[..., None]]:
         yield charts.reason_bars
 
 
-def _tiles(faces: list[Face]) -> list[dict[str, str]]:
-    """What the page shows of each face whose picture can be read."""
+def _tiles(faces: list[Face], explain: Explain | None = None) -> list[dict[str, str]]:
+    """What the page shows of each face whose picture can be read; `heat` is the face with its heat map."""
     tiles = []
     with ThreadPoolExecutor() as pool:
         pictures = list(pool.map(lambda face: data_uri(face.path, THUMBNAIL), faces))
     for face, picture in zip(faces, pictures, strict=True):
-        if picture is not None:
+        heat = heat_uri(face.path, THUMBNAIL, explain) if explain and picture else ""
+        if picture is not None and heat is not None:
             note = ", ".join(face.reasons) or face.name or f"seed {face.seed}"
-            tiles.append({"picture": picture, "score": _score(face), "note": note, "seed": str(face.seed)})
+            tile = {"picture": picture, "heat": heat, "score": _score(face), "note": note, "seed": str(face.seed)}
+            tiles.append(tile)
     return tiles
 
 
