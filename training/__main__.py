@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from qgate.errors import QgateError
+from qgate.label_store import note_training
 from training.config import load_train_config
 from training.pipeline import Training
 
@@ -33,12 +34,13 @@ def main() -> int:
     parser.add_argument("--config", type=Path, required=True, help="settings, YAML: configs/train.yaml")
     try:
         config = load_train_config(parser.parse_args().config)
-        card = Training(config, Speaker()).run()
+        training = Training(config, Speaker())
+        found = training.run().figures["auroc"]
+        low, high = found["interval"]
+        note_training(Path(config.labels), len(training.faces), found["value"], low)
     except QgateError as error:
         print(f"training: error: {error}", file=sys.stderr)
         return error.exit_code
-    found = card.figures["auroc"]
-    low, high = found["interval"]
     print(f"{config.output}: AUROC {found['value']:.3f} (95 % interval {low:.3f}..{high:.3f})")
     return 0
 
