@@ -72,16 +72,16 @@ class Agreement:
         """A line for each number, for a terminal."""
         lines = [
             f"faces with two votes or more    {self.percent.units}",
-            f"equal pairs of votes            {_words(self.percent)}",
+            f"equal pairs of votes            {_words(self.percent, '.1%')}",
             f"Krippendorff alpha, artifact    {_words(self.alpha)}",
             f"Krippendorff alpha, severity    {_words(self.severity_alpha)}",
         ]
         for pair in self.pairs:
             who = f"{pair.first} and {pair.second}"
-            lines.append(f"{who}: equal on {_share(pair.percent)} faces, Cohen kappa {_words(pair.kappa)}")
-        lines += [f"{name}: {_share(found)} gold faces right" for name, found in self.gold.items()]
+            lines.append(f"{who}: equal on {_share(pair.percent)}, Cohen kappa {_words(pair.kappa)}")
+        lines += [f"{name}: gold faces right {_share(found)}" for name, found in self.gold.items()]
         lines += [
-            f"{name}: {_share(found)} repeated faces judged as before" for name, found in self.consistency.items()
+            f"{name}: repeated faces judged as before {_share(found)}" for name, found in self.consistency.items()
         ]
         return "\n".join(lines)
 
@@ -179,16 +179,16 @@ def kappa_of(table: Floats) -> float | None:
     return None if chance == 1 else (equal - chance) / (1 - chance)
 
 
-def _words(found: Estimate) -> str:
+def _words(found: Estimate, form: str = ".3f") -> str:
     if found.value is None:
         return "undefined: too few votes, or all the same"
     if found.low is None or found.high is None:
-        return f"{found.value:.3f} (too few faces for an interval)"
-    return f"{found.value:.3f} ({found.low:.3f} to {found.high:.3f})"
+        return f"{found.value:{form}} (too few faces for an interval)"
+    return f"{found.value:{form}} ({found.low:{form}} to {found.high:{form}})"
 
 
 def _share(found: Rate) -> str:
-    return f"{found.hits} of {found.total}"
+    return f"{found.hits} of {found.total} ({found.low:.0%} to {found.high:.0%})"
 
 
 _CODES: Mapping[Decision, int] = {Decision.CLEAN: 0, Decision.ARTIFACT: 1}

@@ -18,13 +18,16 @@ Parsed = tuple[Decision, int | None, tuple[str, ...], tuple[Mark, ...], tuple[in
 
 
 def coco_annotations(answer: Answer) -> Iterator[dict[str, Any]]:
-    """Each mark as a COCO annotation, without ids; coordinates in pixels. Faces of unknown size have none."""
+    """Each mark as a COCO annotation, without ids; coordinates in pixels. Faces of unknown size have none.
+
+    A stroke is a run-length mask but no crowd: readers leave crowds out of training and evaluation.
+    """
     if not (answer.width and answer.height):
         return
     for mark in answer.marks:
         category = 1 + REGIONS.index(mark.region) if mark.region else 0
         shape = _stroke(mark, answer.width, answer.height) if mark.radius else _box(mark, answer.width, answer.height)
-        yield {"category_id": category, "iscrowd": 1 if mark.radius else 0, "annotator": answer.annotator, **shape}
+        yield {"category_id": category, "iscrowd": 0, "annotator": answer.annotator, **shape}
 
 
 def studio_results(answer: Answer) -> list[dict[str, Any]]:

@@ -20,16 +20,17 @@ from typing import Any, Self
 from qgate.answers import NEVER_SHOWN, VOTES, Answer, Decision, Mark, Purpose
 from qgate.errors import LabelError
 from qgate.labels import Face, Label, read_labels
+from qgate.learning import Advice, Trained, advise
 
 APPLICATION_ID = 0x71674C53
 """Marks a SQLite file as a label store ("qgLS")."""
 
-VERSION = 1
 BUSY_SECONDS = 20.0
 SUFFIXES = (".db", ".sqlite")
 """What the name of a store ends in; other names are label files."""
 
-SCHEMA = """
+SCHEMAS = (
+    """
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE faces (
     id INTEGER PRIMARY KEY,
@@ -55,7 +56,15 @@ CREATE TABLE events (
 CREATE UNIQUE INDEX undone_once ON events (undoes) WHERE undoes IS NOT NULL;
 CREATE TRIGGER no_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are never changed'); END;
 CREATE TRIGGER no_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are never deleted'); END;
-"""
+""",
+    """
+CREATE TABLE trainings (
+    id INTEGER PRIMARY KEY,
+    time REAL NOT NULL, faces INTEGER NOT NULL, error REAL NOT NULL, high REAL NOT NULL
+);
+""",
+)
+"""What each version of the store added to the one before."""
 
 
 class LabelStore:
@@ -94,14 +103,16 @@ class LabelStore:
             self._use_log()
         with self._transaction():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > VERSION:
+            if version > len(SCHEMAS):
                 raise LabelError(f"label store {self.path}: was written by a newer qgate; upgrade qgate")
-            if version == 0:
-                for statement in _statements(SCHEMA):
+            for schema in SCHEMAS[version:]:
+                for statement in _statements(schema):
                     self._db.execute(statement)
+            if version == 0:
                 self._db.execute("INSERT INTO facts VALUES ('salt', ?)", (secrets.token_hex(16),))
                 self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                self._db.execute(f"PRAGMA user_version = {VERSION}")
+            if version < len(SCHEMAS):
+                self._db.execute(f"PRAGMA user_version = {len(SCHEMAS)}")
 
     def _use_log(self) -> None:
         """Turn write-ahead logging on; SQLite does not wait here for another process that does the same."""
@@ -199,6 +210,18 @@ class LabelStore:
         """The resolved answers as label rows; those who were unsure said nothing."""
         return [label for answer in self.resolved() if (label := answer.to_label()) is not None]
 
+    def note_training(self, trained: Trained) -> None:
+        """Remember what a training with these labels reached, for the learning curve."""
+        with self._transaction():
+            row = (time.time(), trained.faces, trained.error, trained.high)
+            self._db.execute("INSERT INTO trainings (time, faces, error, high) VALUES (?, ?, ?, ?)", row)
+
+    def advice(self) -> Advice:
+        """When the next training with these labels pays."""
+        with self._lock, self._faults():
+            rows = self._db.execute("SELECT faces, error, high FROM trainings ORDER BY id").fetchall()
+        return advise(len({label.face for label in self.labels()}), [Trained(*row) for row in rows])
+
     def _insert(self, answer: Answer, undoes: int | None) -> Answer:
         key = answer.key or secrets.token_hex(16)
         known = self._db.execute("SELECT id FROM events WHERE key = ?", (key,)).fetchone()
@@ -250,6 +273,16 @@ class LabelStore:
 def read_any(path: Path) -> list[Label]:
     """The labels of a store (`SUFFIXES`), or of a CSV or JSON Lines file, as training takes them."""
     return read_store(path) if path.suffix in SUFFIXES else read_labels(path)
+
+
+def note_training(path: Path, faces: int, auroc: float, low: float) -> None:
+    """Remember in a store what a training with its labels reached; label files have no place for it.
+
+    faces: labelled ones that it took from there; auroc, low: on its test split, and the lower end of the interval.
+    """
+    if path.suffix in SUFFIXES:
+        with LabelStore(path, create=False) as store:
+            store.note_training(Trained(faces, 1 - auroc, 1 - low))
 
 
 def read_store(path: Path) -> list[Label]:

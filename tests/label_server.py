@@ -51,6 +51,10 @@ class Served:
     before: int = 0
 
     @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    @property
     def kept(self) -> int:
         """Events that the store has taken since the test began."""
         return len(self.page.store.history()) - self.before

@@ -13,7 +13,7 @@ SOURCES = sorted((ROOT / "qgate").rglob("*.py"))
 LAYERS = (
     ("errors", "records", "__init__"),
     ("config", "latents", "preprocess", "gate", "rates", "labels", "cache", "images", "heat_picture", "fetch"),
-    ("answers", "agreement", "label_store", "label_boxes", "label_exchange"),
+    ("answers", "agreement", "learning", "label_store", "label_boxes", "label_exchange"),
     ("runtime", "bundle", "generators", "dataset", "heatmap", "report", "progress", "stopping"),
     ("classifier",),
     ("worker", "scoring"),

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ import pytest
 
 from qgate.label_store import LabelStore
 from qgate.labels import read_labels
-from tests.label_server import make_faces, serve_command
+from qgate.web.faces import run_faces
+from qgate.web.orders import Rules
+from tests.dataset_driver import drive
+from tests.label_server import make_faces, serve_command, serve_in_thread
 
 pytestmark = [
     pytest.mark.browser,
@@ -93,6 +96,28 @@ class Tab:
         chain.move_by_offset(across // 2, down // 2).move_by_offset(across - across // 2, down - down // 2)
         chain.release().perform()
 
+    def touch(self, *ways: Sequence[tuple[float, float]]) -> None:
+        """Put down one finger for each way, lead each along its points at once, and lift them all."""
+        from selenium.webdriver.common.actions.action_builder import ActionBuilder
+        from selenium.webdriver.common.actions.pointer_input import PointerInput
+
+        # One request for the whole gesture: a slow test would turn a tap into a long press.
+        builder = ActionBuilder(self.driver, mouse=PointerInput("touch", "finger0"), duration=10)
+        fingers = [builder.pointer_action.source]
+        for number in range(1, len(ways)):
+            fingers.append(builder.add_pointer_input("touch", f"finger{number}"))
+        for finger, way in zip(fingers, ways, strict=True):
+            finger.create_pointer_move(duration=0, x=round(way[0][0]), y=round(way[0][1]), origin="viewport")
+            finger.create_pointer_down(button=0)
+            for x, y in way[1:]:
+                finger.create_pointer_move(duration=10, x=round(x), y=round(y), origin="viewport")
+            finger.create_pointer_up(button=0)
+        builder.perform()
+
+    def tap(self, selector: str) -> None:
+        find = f"const r = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
+        self.touch([tuple(self.driver.execute_script(f"{find} return [r.x + r.width / 2, r.y + r.height / 2]"))])
+
     def errors(self) -> list[str]:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
 
@@ -172,9 +197,9 @@ def undo(tab: Tab) -> str:
 def test_boxes_strokes_and_regions_are_stored_where_they_were_drawn(
     tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
 ) -> None:
-    make_faces(tmp_path / "faces", ["a.png", "b.png"], size=256)
-    with serve_command("faces", "--port", "0", cwd=tmp_path) as (_, address):
-        tab = open_tab(address, "anna")
+    faces = make_faces(tmp_path / "faces", ["a.png", "b.png"], size=256)
+    with serve_in_thread(faces, tmp_path / "labels.db") as served:
+        tab = open_tab(served.address, "anna")
         side = driver.execute_script(
             "const c = document.querySelector('#face'); return Math.min(c.clientWidth, c.clientHeight)"
         )
@@ -200,6 +225,105 @@ def test_boxes_strokes_and_regions_are_stored_where_they_were_drawn(
     assert flat((stroke.points[0], stroke.points[-1])) == pytest.approx([0.25, 0.5, 0.375, 0.5], abs=0.02)
 
 
+def test_by_touch_one_finger_draws_two_zoom_and_taps_decide(
+    tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
+) -> None:
+    faces = make_faces(tmp_path / "faces", ["a.png", "b.png"], size=256)
+    with serve_in_thread(faces, tmp_path / "labels.db") as served:
+        tab = open_tab(served.address, "anna")
+        driver.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True, "maxTouchPoints": 5})
+        tab.wait("matchMedia('(pointer: coarse)').matches && matchMedia('(hover: none)').matches")
+        x, y, side = driver.execute_script(
+            "const r = document.querySelector('#face').getBoundingClientRect();"
+            "return [r.x + r.width / 2, r.y + r.height / 2, Math.min(r.width, r.height)]"
+        )
+        tab.touch([(x, y), (x + side / 8, y + side / 8), (x + side / 4, y + side / 4)])
+        tab.tap('[data-region="mouth"]')
+        tab.wait("document.querySelector('[data-region=mouth]').ariaPressed === 'true'")
+        # Two fingers from 100 to 200 pixels apart: twice as large, the middle where it was.
+        tab.touch([(x - 50, y), (x - 75, y), (x - 100, y)], [(x + 50, y), (x + 75, y), (x + 100, y)])
+        tab.touch([(x, y), (x - side / 8, y - side / 8), (x - side / 4, y - side / 4)])
+        tab.tap('[data-region="eyes"]')
+        tab.wait("document.querySelector('[data-region=eyes]').ariaPressed === 'true'")
+        tab.touch([(x, y)])
+        tab.touch([(x, y)])
+        tab.wait("document.querySelector('[data-act=fit]').ariaPressed === 'true'")
+        tab.touch([(x, y)])
+        tab.touch([(x, y)])
+        tab.wait("document.querySelector('[data-act=four]').ariaPressed === 'true'")
+        before = tab.item
+        tab.tap('[data-decide="artifact"]')
+        tab.wait(f"document.body.dataset.item !== '{before}'")
+        tab.saved()
+        assert tab.errors() == []
+    with LabelStore(tmp_path / "labels.db") as store:
+        [found] = store.standing()
+
+    assert (found.decision, found.regions) == ("artifact", ("eyes", "mouth"))
+    assert [mark.region for mark in found.marks] == ["mouth", "eyes"]
+    assert flat(found.marks[0].points) == pytest.approx([0.5, 0.5, 0.75, 0.75], abs=0.01)
+    assert flat(found.marks[1].points) == pytest.approx([0.5, 0.5, 0.375, 0.375], abs=0.01)
+
+
+def test_the_zoom_keeps_what_is_under_the_pointer(
+    tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
+) -> None:
+    faces = make_faces(tmp_path / "faces", ["a.png"], size=256)
+    with serve_in_thread(faces, tmp_path / "labels.db") as served:
+        tab = open_tab(served.address, "anna")
+        side = driver.execute_script(
+            "const c = document.querySelector('#face'); return Math.min(c.clientWidth, c.clientHeight)"
+        )
+        for key in "zx":
+            tab.press(key)
+            tab.draw(int(side / 4), 0, 64, 32)
+        tab.press("2")
+        tab.judge("d")
+        tab.saved()
+    with LabelStore(tmp_path / "labels.db") as store:
+        [found] = store.standing()
+    four, one = found.marks
+
+    assert flat(four.points) == pytest.approx([0.75, 0.5, 0.75 + 16 / 256, 0.5 + 8 / 256], abs=0.005)
+    assert flat(one.points) == pytest.approx([0.75, 0.5, 1.0, 0.5 + 32 / 256], abs=0.005)
+    # A digit names the mark that was drawn last; the first one was never named.
+    assert (four.region, one.region) == ("", "eyes")
+
+
+def test_the_score_is_hidden_until_the_answer_and_an_audit_ends_with_its_rate(
+    tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
+) -> None:
+    drive(tmp_path / "run")
+    gate = "document.querySelector('#gate').innerText"
+    faces = run_faces(tmp_path / "run", tmp_path)
+    with serve_in_thread(faces, tmp_path / "labels.db") as served:
+        tab = open_tab(served.address, "anna")
+        assert driver.execute_script("return document.querySelector('#gate').hidden")
+        tab.judge("a")
+        tab.wait(f"{gate}.includes('last face: you clean, gate ')")
+        tab.press("g")
+        tab.wait("/^GATE\\s+clean with/.test(" + gate + ")")
+        tab.judge("d")
+        undo(tab)
+        tab.judge("a")
+        tab.judge("a")
+        tab.saved()
+        tab.wait(
+            "document.querySelector('#training').textContent === '3 labelled, 97 more until the next training pays'"
+        )
+        assert driver.find_element("id", "command").text == served.page.about()["train_command"]
+    with LabelStore(tmp_path / "labels.db") as store:
+        assert [answer.score_seen for answer in store.standing()] == [False, True, False]
+    with serve_in_thread(faces, tmp_path / "labels.db", Rules(sample=3, audit=True)) as served:
+        tab = open_tab(served.address, "anna")
+        for key in "daa":
+            assert driver.execute_script("return document.querySelector('#gate').hidden")
+            tab.judge(key)
+        tab.wait("document.querySelector('#notice').textContent.includes('Escape rate 33.3 %')")
+        assert "95 % interval 0.8 % to 90.6 %: 1 of 3 are artifacts" in driver.find_element("id", "notice").text
+        assert tab.errors() == []
+
+
 def flat(points: Any) -> list[float]:
     return [value for point in points for value in point]
 
@@ -207,8 +331,9 @@ def flat(points: Any) -> list[float]:
 def test_two_annotators_disagree_and_a_third_settles_it_with_both_votes_in_view(
     tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
 ) -> None:
-    make_faces(tmp_path / "faces", ["a.png", "b.png", "c.png"])
-    with serve_command("faces", "--port", "0", "--per-face", "2", cwd=tmp_path) as (_, address):
+    faces = make_faces(tmp_path / "faces", ["a.png", "b.png", "c.png"])
+    with serve_in_thread(faces, tmp_path / "labels.db", Rules(per_face=2)) as served:
+        address = served.address
         anna, ben = open_tab(address, "anna"), open_tab(address, "ben")
         said = {}
         for tab, keys in ((anna, "aad"), (ben, "ard")):
@@ -225,7 +350,7 @@ def test_two_annotators_disagree_and_a_third_settles_it_with_both_votes_in_view(
         cleo.saved()
         driver.find_element("id", "agreement").click()
         cleo.wait("document.querySelector('#numbers').open")
-        assert "2 of 3 equal" in driver.find_element("id", "numbers").text
+        assert "anna and ben: equal 2 of 3 (9 % to 99 %)" in driver.find_element("id", "numbers").text
     with LabelStore(tmp_path / "labels.db") as store:
         assert [label.severity for label in store.labels() if label.annotator == "cleo"] == [2]
         assert len(store.votes()) == 6
@@ -262,25 +387,53 @@ def test_hostile_names_are_text_and_run_nothing(
         assert tab.errors() == []
 
 
+CONTRAST = """
+const light = (rgb) => rgb.map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+const parse = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [[r, g, b], a]; };
+const ground = (e) => { for (; e; e = e.parentElement) {
+  const [rgb, a] = parse(getComputedStyle(e).backgroundColor); if (a === 1) return rgb; } return [0, 0, 0]; };
+return [...document.querySelectorAll("body *")]
+  .filter((e) => e.getClientRects().length && [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+  .map((e) => { const [x, y] = [light(parse(getComputedStyle(e).color)[0]), light(ground(e))].sort((a, b) => b - a);
+    return [(x + 0.05) / (y + 0.05), e.id || e.textContent]; }).sort((a, b) => a[0] - b[0])[0];
+"""
+
+
 def test_everything_has_a_name_and_is_reached_by_tab(
     tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
 ) -> None:
-    make_faces(tmp_path / "faces", ["a.png", "b.png"])
-    with serve_command("faces", "--port", "0", cwd=tmp_path) as (_, address):
-        tab = open_tab(address, "anna")
+    with serve_in_thread(make_faces(tmp_path / "faces", ["a.png", "b.png"]), tmp_path / "labels.db") as served:
+        tab = open_tab(served.address, "anna")
         tab.press("?")
         tab.wait("document.querySelector('#help').open")
+        assert driver.execute_script(CONTRAST)[0] >= 4.5
         tab.press("\ue00c")
         nameless = driver.execute_script(
-            "return [...document.querySelectorAll('button, select, input, canvas, [role]')].filter(e => "
-            "!(e.textContent.trim() || e.ariaLabel || e.labels?.length || e.ariaHidden === 'true' || "
-            "e.getAttribute('aria-labelledby'))).map(e => e.outerHTML)"
+            "const all = document.querySelectorAll('button, select, input, canvas, [role]:not([role=status])');"
+            "return [...all].filter(e => !(e.textContent.trim() || e.ariaLabel || e.labels?.length || "
+            "e.ariaHidden === 'true' || e.getAttribute('aria-labelledby'))).map(e => e.outerHTML)"
         )
-        reached = []
-        for _ in range(40):
+        reached, unseen = [], []
+        for _ in range(45):
             tab.press("\ue004")
-            reached.append(driver.execute_script("return document.activeElement.firstElementChild?.textContent"))
+            reached.append(driver.execute_script("return document.activeElement.textContent.replace(/\\s.*/, '')"))
+            unseen += driver.execute_script(
+                "const e = document.activeElement, s = getComputedStyle(e);"
+                "const seen = s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) >= 2;"
+                "return e === document.body || seen ? [] : [e.outerHTML]"
+            )
 
-        assert nameless == []
-        assert {"1", "=", "Clean", "Unsure", "Artifact"} <= set(reached)
+        assert (nameless, unseen) == ([], [])
+        assert {"1forehead", "=shape", "CleanA", "UnsureS", "ArtifactD", "Help", "qgate"} <= set(reached)
+        # Keys that decide can be switched off, for those who speak or read by screen.
+        driver.execute_script("document.querySelector('#helper').click(); document.querySelector('#keys').click()")
+        tab.press("\ue00c")
+        before = tab.item
+        tab.press("d")
+        driver.find_element("css selector", "[data-decide=clean]").click()
+        tab.wait(f"document.body.dataset.item !== '{before}'")
+        tab.saved()
         assert tab.errors() == []
+    with LabelStore(tmp_path / "labels.db") as store:
+        assert [answer.decision for answer in store.standing()] == ["clean"]

@@ -112,6 +112,7 @@ def test_boxes_and_strokes_as_coco() -> None:
     assert (box["bbox"], box["area"], box["category_id"]) == ([16.0, 16.0, 16.0, 8.0], 128.0, 3)
     assert box["segmentation"] == [[16.0, 16.0, 32.0, 16.0, 32.0, 24.0, 16.0, 24.0]]
     assert stroke["segmentation"]["size"] == [32, 64]
+    assert (box["iscrowd"], stroke["iscrowd"]) == (0, 0)
     assert sum(stroke["segmentation"]["counts"]) == 32 * 64
     assert stroke["area"] == sum(stroke["segmentation"]["counts"][1::2]) > 30
     assert {"id": 3, "name": "mouth"} in found["categories"]

@@ -10,7 +10,11 @@ import pytest
 from qgate.cli import main
 from qgate.errors import InputError
 from qgate.label_store import LabelStore
-from qgate.web.serve import Request, label
+from qgate.labels import Face
+from qgate.records import REGIONS, Score
+from qgate.web.app import train_command
+from qgate.web.faces import Faces, Shown
+from qgate.web.serve import Request, farewell, label
 from tests.label_server import SAME_ORIGIN, Served, make_faces, serve_in_thread
 
 NAMES = ["a.png", "b.jpg", "c.webp"]
@@ -114,9 +118,34 @@ def test_undo_gives_back_what_was_said(served: Served) -> None:
     first, again = served.post("/api/undo", body).json, served.post("/api/undo", body).json
 
     assert first == again
+    assert first["answer"]["score_seen"] is False
     assert (first["item"], first["answer"]["severity"], first["answer"]["marks"]) == (2, 3, marks)
     assert served.post("/api/undo", {"annotator": "ben", "key": "undo-key-2"}).json is None
     assert [found.face.file_name for found in served.page.store.labels()] == ["faces/a.png"]
+
+
+def test_the_page_and_the_end_say_how_the_labels_are_trained_with_and_when(served: Served) -> None:
+    served.post("/api/answer", served.answer(0))
+    served.post("/api/answer", served.answer(0, annotator="ben"))
+    served.post("/api/answer", served.answer(1, decision="unsure", severity=None))
+    state = served.post("/api/state", {"annotator": "anna", "order": "random"}).json
+
+    assert state["training"]["labelled"] == 1
+    assert state["training"]["words"] == "99 more until the next training pays"
+    assert train_command(Path("my labels.db")) == "qgate train --labels 'my labels.db' --output mygate"
+    assert farewell(served.page.store) == (
+        f"1 faces labelled in {served.page.store.path}; 99 more until the next training pays "
+        f"(rule of thumb: 100 faces for a first training)\n  {served.ask('GET', '/api/about').json['train_command']}"
+    )
+
+
+def test_an_answer_after_an_undo_is_not_blind_where_the_score_was_told(tmp_path: Path) -> None:
+    shown = [Shown(Face("fake:64", 1, 1.0), score=Score(0.8, tuple([0.1] * len(REGIONS))))]
+    with serve_in_thread(Faces("one", shown), tmp_path / "labels.db") as served:
+        assert served.post("/api/answer", served.answer(0)).json["clean_prob"] == 0.8
+        back = served.post("/api/undo", {"annotator": "anna", "key": "undo-key-1"}).json
+
+        assert (back["answer"]["score_seen"], served.page.store.history()[0][0].score_seen) == (True, False)
 
 
 def test_a_marked_answer_knows_the_size_of_its_picture(served: Served) -> None:
@@ -183,4 +212,4 @@ def test_labels_travel_over_the_command_line(
     assert Path("out.csv").read_text() == rows
     with LabelStore(Path("labels.db")) as store:
         assert len(store.labels()) == 2
-    assert "anna and ben: equal on 0 of 1 faces" in capsys.readouterr().out
+    assert "anna and ben: equal on 0 of 1 (0% to 98%)" in capsys.readouterr().out

@@ -10,8 +10,9 @@ import pytest
 
 from qgate.answers import Answer, Decision, Mark, Purpose
 from qgate.errors import LabelError
-from qgate.label_store import LabelStore, read_store
+from qgate.label_store import LabelStore, note_training, read_store
 from qgate.labels import Face, Label
+from qgate.learning import Trained
 from tests.label_driver import answer
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is missing: apt-get install strace")
@@ -195,3 +196,27 @@ def test_a_missing_store_is_not_made_by_reading(tmp_path: Path) -> None:
         read_store(tmp_path / "labels.db")
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_remembers_its_trainings(tmp_path: Path) -> None:
+    path = tmp_path / "labels.db"
+    with LabelStore(path) as store:
+        store.add_all([answer(1), answer(1, "ben", 3), answer(2), answer(3, severity=None)])
+        assert (store.advice().labelled, store.advice().at) == (2, 100)
+    note_training(path, faces=2, auroc=0.75, low=0.5)
+    note_training(tmp_path / "labels.csv", faces=2, auroc=0.75, low=0.5)
+    with LabelStore(path) as store:
+        assert (store.advice().at, store.advice().left) == (4, 2)
+    assert not (tmp_path / "labels.csv").exists()
+
+
+def test_a_store_of_the_first_version_is_taken_on_with_its_answers(tmp_path: Path) -> None:
+    with LabelStore(tmp_path / "labels.db") as store:
+        store.add(answer(1))
+    db = sqlite3.connect(tmp_path / "labels.db")
+    db.execute("DROP TABLE trainings")
+    db.execute("PRAGMA user_version = 1")
+    db.close()
+    with LabelStore(tmp_path / "labels.db") as store:
+        store.note_training(Trained(1, 0.2, 0.3))
+        assert (len(store.labels()), store.advice().at) == (1, 2)

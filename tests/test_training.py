@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from qgate.answers import Answer, Decision
 from qgate.bundle import read_bundle
 from qgate.classifier import load_gate
 from qgate.errors import StoppedError
-from qgate.labels import read_labels
+from qgate.label_store import LabelStore
+from qgate.labels import Face, read_labels
 from tests.training_recipe import brightness, quiet, recipe, same, write_labels
 from training import metrics
 from training.augment import AugmentSettings
@@ -155,3 +157,14 @@ def test_a_killed_training_goes_on_after_its_last_whole_epoch_and_ends_the_same(
     again = Training(training.config, quiet).fit(pixels, lambda epoch, found: epochs.append(epoch)).state_dict()
     assert epochs == [3]
     assert same(whole, again)
+
+
+def test_a_store_remembers_what_a_training_with_its_labels_reached(tmp_path: Path) -> None:
+    answers = {0: (Decision.CLEAN, 0), 3: (Decision.ARTIFACT, 3)}
+    with LabelStore(tmp_path / "labels.db") as store:
+        store.add_all(Answer(Face("fake:64", seed), "test", *answers[brightness(seed)]) for seed in range(96))
+        assert store.advice().at == 100
+    summary = train(recipe(tmp_path, sources=[str(tmp_path / "labels.db")]))
+    with LabelStore(tmp_path / "labels.db") as store:
+        assert store.advice().at == 192
+    assert summary.card.training["sources"][0]["annotators"] == {"test": 96}

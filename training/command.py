@@ -11,9 +11,10 @@ from typing import Any
 
 from qgate.bundle import GateCard, read_bundle
 from qgate.errors import StoppedError
+from qgate.label_store import note_training
 from qgate.progress import WorkProgress, warn
 from qgate.stopping import stop_on_signals
-from training.config import TrainConfig
+from training.config import TrainConfig, find
 from training.crossfit import CrossValidation
 from training.draw import Say
 from training.pipeline import Training
@@ -80,6 +81,9 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
             promoted = promotion is not None and promotion.promoted
             run_id = watch.finish(card, output, report, promoted, config.optimiser.epochs)
             training.forget()
+    auroc = card.figures["auroc"]
+    for source in training.labels.facts:
+        note_training(find(source["path"]), source["faces"], auroc["value"], auroc["interval"][0])
     return TrainSummary(output, config.report_folder, card, promotion, run_id, time.monotonic() - begin)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import shlex
 import time
 from dataclasses import asdict
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
@@ -26,8 +27,6 @@ from qgate.web.guard import Access, Guard
 from qgate.web.orders import ORDERS, Orders, Rules
 
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
-FIRST_MILESTONE = 100
-"""Usable labels from which a first training makes sense; after that each doubling is worth about as much again."""
 
 
 def _annotator(text: str) -> str:
@@ -123,23 +122,22 @@ class Page:
             "per_face": self.orders.rules.per_face,
             "audit": self.orders.rules.audit,
             "threshold": self.faces.threshold,
+            "train_command": train_command(self.store.path),
         }
 
     def state(self, body: StateBody) -> dict[str, Any]:
         """What changes with every answer."""
         done, total = self.orders.progress(body.annotator, body.order)
-        standing = self.store.standing()
-        decided = (answer for answer in standing if answer.severity is not None)
-        usable = len({answer.face for answer in decided if answer.purpose is not Purpose.REFERENCE})
-        yours = [a for a in standing if a.annotator == body.annotator and a.purpose not in NEVER_SHOWN]
+        given = (answer for answer in self.store.standing() if answer.annotator == body.annotator)
+        yours = [answer for answer in given if answer.purpose not in NEVER_SHOWN]
+        advice = self.store.advice()
         day_ago = time.time() - 24 * 3600
         return {
             "done": done,
             "total": total,
             "yours": len(yours),
             "today": sum(answer.time > day_ago for answer in yours),
-            "labelled": usable,
-            "next_training": FIRST_MILESTONE * 2 ** max(math.ceil(math.log2((usable + 1) / FIRST_MILESTONE)), 0),
+            "training": {"labelled": advice.labelled, "words": advice.in_words(), "why": advice.why},
             "audit": self.audit().to_json() if self.orders.rules.audit else None,
         }
 
@@ -192,7 +190,8 @@ class Page:
             "purpose": answer.purpose,
             "name": self.faces.shown[item].name,
             "votes": [],
-            "answer": _vote(answer),
+            # The page has told the score after the answer: the next one is not blind.
+            "answer": {**_vote(answer), "score_seen": answer.score_seen or self.faces.clean_prob(item) is not None},
         }
 
     def score(self, body: ScoreBody) -> dict[str, Any]:
@@ -206,6 +205,11 @@ class Page:
 
     def agreement(self) -> dict[str, Any]:
         return measure(self.store.votes(), self.store.standing()).to_json()
+
+
+def train_command(store: Path) -> str:
+    """What makes a gate of a store's labels, as it is typed."""
+    return f"qgate train --labels {shlex.quote(str(store))} --output mygate"
 
 
 def make_app(page: Page, access: Access) -> ASGIApp:

@@ -23,7 +23,7 @@ from qgate.config import parse_seeds
 from qgate.errors import InputError
 from qgate.label_exchange import annotator_name
 from qgate.label_store import LabelStore
-from qgate.web.app import Page, make_app
+from qgate.web.app import Page, make_app, train_command
 from qgate.web.faces import Faces, folder_faces, generator_faces, run_faces
 from qgate.web.guard import Access
 from qgate.web.orders import Rules
@@ -88,7 +88,7 @@ def label(request: Request) -> None:
         if request.browser:
             threading.Timer(0.5, webbrowser.open, [url]).start()
         serve(page, access, sockets)
-        _say(page.audit().in_words() if request.rules.audit else f"{len(store.labels())} labels in {request.store}")
+        _say(page.audit().in_words() if request.rules.audit else farewell(store))
 
 
 def open_faces(request: Request) -> Faces:
@@ -231,6 +231,15 @@ def _address(host: str, port: int, token: str) -> str:
         name = f"[{name}]"
     # In the fragment, a token reaches no server log and no Referer header.
     return f"http://{name}:{port}/" + (f"#token={token}" if token else "")
+
+
+def farewell(store: LabelStore) -> str:
+    """What is said when the page is closed: what there is, and what makes a gate of it."""
+    advice = store.advice()
+    return (
+        f"{advice.labelled} faces labelled in {store.path}; {advice.in_words()} ({advice.why})\n"
+        f"  {train_command(store.path)}"
+    )
 
 
 def _say(text: str) -> None:

@@ -3,7 +3,8 @@
 import { Outbox, get, newKey, post, postUntilKept } from "./api.js";
 import { Feed } from "./feed.js";
 import {
-  DIGITS, ORDER_NAMES, buildRegions, byId, flash, hue, showAgreement, showGate, showPace, showRegions, showState, showVotes,
+  DIGITS, ORDER_NAMES, auditWords, buildRegions, byId, flash, hue, percent, showAgreement, showGate, showLast, showPace,
+  showRegions, showState, showVotes,
 } from "./panel.js";
 import { View } from "./view.js";
 
@@ -25,12 +26,17 @@ async function start() {
   await openSession();
   about = await get("/api/about");
   byId("title").textContent = about.title;
-  outbox = new Outbox(about.digest, showSaved, () => refreshSoon());
+  byId("command").textContent = about.train_command;
+  outbox = new Outbox(about.digest, showSaved, kept);
   showSaved(outbox.waiting.length, null);
   buildRegions(about.regions, toggleRegion);
-  view = new View(byId("face"), byId("marks"), addMark, (region) => hue(about.regions, region));
-  const kept = localStorage.getItem("qgate.order");
-  order = about.orders.includes(kept) ? kept : about.orders[0];
+  view = new View(byId("face"), byId("marks"), {
+    onMark: addMark,
+    onZoom: showZoom,
+    hue: (region) => hue(about.regions, region),
+  });
+  const chosen = localStorage.getItem("qgate.order");
+  order = about.orders.includes(chosen) ? chosen : about.orders[0];
   byId("order").replaceChildren(...about.orders.map((name) => new Option(ORDER_NAMES[name], name, false, name === order)));
   byId("order").disabled = about.orders.length < 2;
   wire();
@@ -52,6 +58,7 @@ async function begin(name) {
   sessionStorage.setItem("qgate.annotator", name);
   localStorage.setItem("qgate.annotator", name);
   byId("who").textContent = name;
+  byId("who").setAttribute("aria-label", `Annotator ${name}: change`);
   times.length = 0;
   await restart();
 }
@@ -59,6 +66,7 @@ async function begin(name) {
 async function restart() {
   current = null;
   feed.restart(annotator, order);
+  showLast("");
   refreshSoon();
   await advance(performance.now());
 }
@@ -80,12 +88,14 @@ function show(face, since) {
   current = {
     ...face,
     regions: new Set(answer?.regions),
-    scoreSeen: false,
+    scoreSeen: Boolean(answer?.score_seen),
+    fresh: null, // the mark that the next digit names
     shownAt: performance.now(),
   };
   const marks = (answer?.marks ?? []).map((mark) => ({ ...mark, points: mark.points.map((point) => [...point]) }));
   notice("");
-  view.show(face.bitmap, marks);
+  const ghosts = face.votes.flatMap((vote) => vote.marks.map((mark) => ({ ...mark, by: vote.annotator })));
+  view.show(face.bitmap, marks, ghosts);
   byId("name").textContent = face.name;
   byId("face").setAttribute("aria-label", `Face to judge: ${face.name}`);
   showRegions(current.regions);
@@ -113,8 +123,8 @@ function rest() {
   byId("name").textContent = "";
   showVotes([]);
   const more = about.orders.length > 1 ? "\nAnother order may have some: choose it above." : "";
-  const done = order === "audit" ? "All faces of the sample are judged." : "All faces of this order are judged.";
-  notice((order === "review" ? "No disagreement is left." : done) + more);
+  const done = { audit: "All faces of the sample are judged.", review: "No disagreement is left." };
+  notice((done[order] ?? "All faces of this order are judged.") + more);
 }
 
 async function meanwhile(work) {
@@ -150,7 +160,14 @@ function decide(decision, severity, since) {
   feed.drop(face.item);
   advance(since);
   flash(decision, decision);
-  say(decision);
+  say(current ? `${decision}. Now ${current.name}` : decision);
+}
+
+// The score is told once it can no longer colour the answer; an audit stays blind to its end.
+function kept(answer, reply) {
+  const telling = reply.clean_prob !== null && !about.audit && answer.purpose !== "review";
+  showLast(telling ? `last face: you ${answer.decision}, gate ${percent(reply.clean_prob)} clean` : "");
+  refreshSoon();
 }
 
 const decideByName = (decision, since) => decide(decision, { clean: 0, artifact: 2, unsure: null }[decision], since);
@@ -170,7 +187,7 @@ function undo(since) {
     feed.drop(face.item);
     await feed.load(face);
     if (current?.bitmap) {
-      const answer = { regions: [...current.regions], marks: view.marks };
+      const answer = { regions: [...current.regions], marks: view.marks, score_seen: current.scoreSeen };
       feed.putBack({ ...current, answer, bitmap: await createImageBitmap(current.bitmap) });
     }
     show(face, since);
@@ -182,9 +199,10 @@ function undo(since) {
 
 function toggleRegion(region) {
   if (!current) return;
-  const open = view.marks.findLast((mark) => !mark.region);
-  if (open) {
-    open.region = region;
+  const named = view.marks.find((mark) => mark === current.fresh) ?? view.marks.findLast((mark) => !mark.region);
+  current.fresh = null;
+  if (named) {
+    named.region = region;
     current.regions.add(region);
   } else if (current.regions.delete(region)) {
     view.marks = view.marks.filter((mark) => mark.region !== region);
@@ -196,8 +214,10 @@ function toggleRegion(region) {
   view.draw();
 }
 
+// A mark takes the region that was named last, unless a digit follows.
 function addMark(mark) {
   mark.region = current.lastRegion || "";
+  current.fresh = mark;
   view.marks.push(mark);
 }
 
@@ -208,21 +228,35 @@ const ACTS = {
   flip: () => press("flip", (view.flip = !view.flip)) ?? view.draw(),
   brush: () => press("brush", (view.brush = !view.brush)),
   unmark: () => view.marks.pop() && view.draw(),
-  score: async () => {
+  score: () => attempt(async () => {
     if (!current) return;
     const face = current;
     face.scoreSeen = true;
     const reply = await post("/api/score", { item: face.item });
-    if (face === current) showGate(reply);
+    if (face !== current) return;
+    showGate(reply);
     press("score", true);
-  },
+  }),
   undo: (since) => undo(since),
 };
 const ACT_KEYS = { x: "one", z: "four", f: "flip", b: "brush", c: "unmark", g: "score", backspace: "undo" };
 
 function zoom(kind) {
   view.setZoom(kind);
+  showZoom();
+}
+
+function showZoom() {
   for (const name of ["fit", "one", "four"]) press(name, view.zoom === name);
+}
+
+async function attempt(work) {
+  try {
+    await work();
+  } catch (error) {
+    flash(error.message, "undo");
+    say(error.message);
+  }
 }
 
 function press(act, on) {
@@ -233,7 +267,7 @@ function press(act, on) {
 const soon = (act) => (busy ? later.push(act) : act());
 
 function keyDown(event) {
-  const typing = event.target.matches("input");
+  const typing = event.target.matches("input, select") || !byId("keys").checked;
   if (typing || document.querySelector("dialog[open]") || event.ctrlKey || event.metaKey || event.altKey) return;
   const key = event.key.toLowerCase();
   const since = event.timeStamp;
@@ -284,7 +318,9 @@ function wire() {
   });
   byId("helper").addEventListener("click", () => byId("help").showModal());
   byId("who").addEventListener("click", askName);
-  byId("agreement").addEventListener("click", async () => showAgreement(await get("/api/agreement")));
+  byId("agreement").addEventListener("click", () => attempt(async () => showAgreement(await get("/api/agreement"))));
+  byId("keys").checked = localStorage.getItem("qgate.keys") !== "off";
+  byId("keys").addEventListener("change", () => localStorage.setItem("qgate.keys", byId("keys").checked ? "on" : "off"));
   byId("login").addEventListener("close", () => {
     const name = byId("annotator").value.trim();
     if (name && byId("login").returnValue === "ok") begin(name);
@@ -309,6 +345,8 @@ function refreshSoon() {
       state = await post("/api/state", { annotator, order });
       showState(state);
       showPace(times, state);
+      // Hidden until the end: a running rate would colour the judgements.
+      if (!current && !busy && state.audit?.done) notice(`All faces of the sample are judged.\n\n${auditWords(state.audit)}`);
     } catch (error) {
       say(error.message);
     }

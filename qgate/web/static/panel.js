@@ -30,8 +30,9 @@ export function buildRegions(regions, onToggle) {
       const button = element("button");
       button.dataset.region = region;
       button.setAttribute("aria-pressed", "false");
+      button.setAttribute("aria-keyshortcuts", DIGITS[index]);
       const dot = element("i");
-      dot.style.setProperty("--hue", `hsl(${hue(regions, region)} 70% 68%)`);
+      button.style.setProperty("--hue", `hsl(${hue(regions, region)} 70% 68%)`);
       button.append(element("kbd", DIGITS[index]), element("span", region), dot);
       button.addEventListener("click", () => onToggle(region));
       return button;
@@ -61,11 +62,19 @@ export function showVotes(votes) {
 }
 
 export function showGate(reply) {
-  byId("gate").hidden = !reply;
-  if (!reply) return;
-  const lines = Object.entries(reply.regions ?? {}).map(([region, prob]) => `${region} ${percent(prob)}`);
-  const sure = reply.clean_prob === null ? "has not scored this face" : `clean with ${percent(reply.clean_prob)}`;
-  byId("gate").querySelector("p").textContent = [sure, ...lines].join("\n");
+  byId("gate-now").hidden = !reply;
+  if (reply) {
+    const lines = Object.entries(reply.regions ?? {}).map(([region, prob]) => `${region} ${percent(prob)}`);
+    const sure = reply.clean_prob === null ? "has not scored this face" : `clean with ${percent(reply.clean_prob)}`;
+    byId("gate-now").textContent = [sure, ...lines].join("\n");
+  }
+  byId("gate").hidden = byId("gate-now").hidden && byId("gate-last").hidden;
+}
+
+export function showLast(text) {
+  byId("gate-last").textContent = text;
+  byId("gate-last").hidden = !text;
+  byId("gate").hidden = byId("gate-now").hidden && !text;
 }
 
 export function showState(state) {
@@ -74,31 +83,32 @@ export function showState(state) {
   bar.setAttribute("aria-valuenow", state.done);
   bar.firstElementChild.style.width = percent(state.total ? state.done / state.total : 0, 2).replace(" ", "");
   byId("counts").textContent = `${state.done} of ${state.total}`;
-  const audit = state.audit;
-  byId("audit").hidden = !audit;
-  if (audit) {
-    const rate = audit.decided;
-    const interval = `${percent(rate.low, 1)} to ${percent(rate.high, 1)}`;
-    // Hidden until the end: a running rate would colour the judgements.
-    byId("audit").querySelector("p").textContent = audit.done
-      ? `${percent(audit.value, 1)} (${interval})\n${rate.hits} of ${rate.total} are artifacts${audit.unsure ? `\n${audit.unsure} unsure, not counted` : ""}`
-      : "shown when the sample is done";
-  }
+  byId("training").textContent = `${state.training.labelled} labelled, ${state.training.words}`;
+  byId("why").textContent = state.training.why;
 }
+
+export function auditWords(audit) {
+  const range = (rate) => `${percent(rate.low, 1)} to ${percent(rate.high, 1)}`;
+  const lines = [
+    audit.value === null ? "Nobody could decide a face." : `Escape rate ${percent(audit.value, 1)}`,
+    `${percent(audit.confidence)} interval ${range(audit.decided)}: ${audit.decided.hits} of ${audit.decided.total} are artifacts`,
+  ];
+  if (audit.unsure) lines.push(`${audit.unsure} unsure; counted as artifacts: ${range(audit.cautious)}`);
+  return lines.join("\n");
+}
+
+const BREAK_MS = 60000; // a longer look than this was a break
 
 export function showPace(times, state) {
   const recent = times.slice(-20);
   const lines = [];
   if (recent.length > 2) {
-    const minutes = (recent.at(-1) - recent[0]) / 60000;
-    const perMinute = (recent.length - 1) / Math.max(minutes, 1e-6);
-    const left = state ? Math.ceil((state.total - state.done) / perMinute) : 0;
+    const active = recent.slice(1).reduce((sum, time, index) => sum + Math.min(time - recent[index], BREAK_MS), 0);
+    const perMinute = ((recent.length - 1) * 60000) / Math.max(active, 1);
+    const left = Math.ceil((state.total - state.done) / perMinute);
     lines.push(`${perMinute.toFixed(0)} faces a minute${left ? `, ${left} min left` : ""}`);
   }
-  if (state) {
-    lines.push(`${state.today} today, ${state.yours} in all`);
-    lines.push(`${state.labelled} faces labelled; retraining pays again at ${state.next_training}`);
-  }
+  lines.push(`${state.today} today, ${state.yours} in all`);
   byId("pace").replaceChildren(...lines.map((line) => element("div", line)));
 }
 
@@ -111,24 +121,26 @@ export function flash(text, kind) {
   shown.classList.add("on");
 }
 
-function estimate(found) {
+function estimate(found, form = (value) => value.toFixed(3)) {
   if (found.value === null) return "not defined yet";
-  const interval = found.low === null ? "too few faces for an interval" : `${found.low.toFixed(3)} to ${found.high.toFixed(3)}`;
-  return `${found.value.toFixed(3)} (${interval})`;
+  const interval = found.low === null ? "too few faces for an interval" : `${form(found.low)} to ${form(found.high)}`;
+  return `${form(found.value)} (${interval})`;
 }
+
+const counted = (rate) => `${rate.hits} of ${rate.total} (${percent(rate.low)} to ${percent(rate.high)})`;
 
 export function showAgreement(found) {
   const rows = [
     ["Faces with two votes or more", String(found.percent.units)],
-    ["Equal pairs of votes", estimate(found.percent)],
+    ["Equal pairs of votes", estimate(found.percent, percent)],
     ["Krippendorff alpha, artifact", estimate(found.alpha)],
     ["Krippendorff alpha, severity", estimate(found.severity_alpha)],
-    ...found.pairs.map((pair) => [
-      `${pair.first} and ${pair.second}`,
-      `${pair.percent.hits} of ${pair.percent.total} equal, kappa ${estimate(pair.kappa)}`,
+    ...found.pairs.flatMap((pair) => [
+      [`${pair.first} and ${pair.second}: equal`, counted(pair.percent)],
+      [`${pair.first} and ${pair.second}: Cohen kappa`, estimate(pair.kappa)],
     ]),
-    ...Object.entries(found.gold).map(([name, rate]) => [`${name}: gold faces right`, `${rate.hits} of ${rate.total}`]),
-    ...Object.entries(found.consistency).map(([name, rate]) => [`${name}: same again`, `${rate.hits} of ${rate.total}`]),
+    ...Object.entries(found.gold).map(([name, rate]) => [`${name}: gold faces right`, counted(rate)]),
+    ...Object.entries(found.consistency).map(([name, rate]) => [`${name}: same again`, counted(rate)]),
   ];
   byId("numbers")
     .querySelector("tbody")
