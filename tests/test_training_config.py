@@ -49,7 +49,7 @@ def test_a_path_of_the_package_is_found_from_everywhere(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("label=x", "unknown setting 'label'; the nearest is 'labels'"),
+        ("label=x", "unknown setting 'label'; the nearest is "),
         ("optimiser.epochs=0", "optimiser.epochs = 0: "),
         ("sources=[]", "sources = "),
         ("folds=1", "folds = 1: give 2 folds or more"),
@@ -58,8 +58,6 @@ def test_a_path_of_the_package_is_found_from_everywhere(tmp_path: Path, monkeypa
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(assignment: str, message: str) -> None:
-    if assignment == "label=x":
-        message = "unknown setting 'label'; the nearest is "
     with pytest.raises(ConfigError) as caught:
         load_train_config(None, {}, [assignment])
     assert message in str(caught.value)
