@@ -36,6 +36,7 @@ def test_without_a_recipe_the_shipped_gate_is_refined() -> None:
         card.preprocessing,
         card.license,
     )
+    assert (config.optimiser.epochs, config.optimiser.learning_rate) == (3, 1e-4)
     assert config.gate_name == "mygate"
     assert config.report_folder == Path("some/mygate-report")
 
