@@ -14,7 +14,7 @@ from qgate.classifier import load_gate
 from qgate.errors import StoppedError
 from qgate.label_store import LabelStore
 from qgate.labels import Face, read_labels
-from tests.training_recipe import brightness, quiet, recipe, same, write_labels
+from tests.training_recipe import brightness, learnable, quiet, recipe, same, write_labels
 from training import metrics
 from training.augment import AugmentSettings
 from training.command import train
@@ -60,7 +60,7 @@ def test_the_same_seed_trains_the_same_weights_whatever_is_done_between_epochs(t
     assert same(first, again)
 
 
-def test_a_face_that_weighs_more_is_seen_more_often(tmp_path: Path) -> None:
+def test_faces_carry_the_weight_of_their_source(tmp_path: Path) -> None:
     heavy = write_labels(tmp_path / "heavy.csv", range(100, 132))
     light = write_labels(tmp_path / "light.csv", range(32))
     sources = [{"path": str(light), "weight": 1}, {"path": str(heavy), "weight": 3}]
@@ -70,13 +70,11 @@ def test_a_face_that_weighs_more_is_seen_more_often(tmp_path: Path) -> None:
 
 
 def test_a_training_leaves_a_pure_bundle_and_a_report_beside_it(tmp_path: Path) -> None:
-    labels = write_labels(tmp_path / "labels.csv", range(96), brightness)
-    config = recipe(tmp_path, sources=[str(labels)], folds=2)
-    summary = train(config)
+    summary = train(learnable(tmp_path, folds=2))
     assert sorted(path.name for path in (tmp_path / "gate").iterdir()) == ["gate.json", "gate.safetensors"]
     report = json.loads((tmp_path / "gate-report" / "report.json").read_text())
     assert report["test"]["auroc"] == summary.to_json()["auroc"]
-    assert report["cross_validated"]["faces"] == 96 - summary.card.training["faces"]["test"]
+    assert report["cross_validated"]["faces"] == 200 - summary.card.training["faces"]["test"]
     assert "gates that did not learn from them" in report["suspects"]["note"]
     page = (tmp_path / "gate-report" / "report.html").read_text()
     assert "<script" not in page

@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 from qgate.cli import main
-from tests.test_tracking import MAKE_STORE, empty_store  # noqa: F401
-from tests.training_recipe import brightness, recipe, write_labels
+from tests.test_tracking import empty_store  # noqa: F401
+from tests.training_recipe import learnable, write_labels
 from training.command import train
 from training.evaluate import evaluate
 from training.split import Split, split_of
@@ -40,10 +40,8 @@ def qgate(*arguments: str) -> int:
 
 
 def write_recipe(path: Path, **changes: Any) -> str:
-    """The small recipe as a file, with labels that the pixels tell."""
-    labels = write_labels(Path("labels.csv"), range(120), brightness)
-    config = recipe(Path(), sources=[str(labels)], **changes)
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    """The learnable recipe as a file."""
+    path.write_text(yaml.safe_dump(learnable(Path(), **changes).model_dump(mode="json")))
     return str(path)
 
 
@@ -98,8 +96,8 @@ def test_two_gates_are_compared_on_faces_that_neither_learned_from(capsys: pytes
     both = ("--gate", "one", "--gate", "two", "--labels", "labels.csv", "--set", "resamples=20")
     assert qgate("evaluate", *both, "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    config = recipe(Path(), sources=["labels.csv"])
-    test = [seed for seed in range(120) if split_of(str(seed), config.splits) is Split.TEST]
+    config = learnable(Path())
+    test = [seed for seed in range(200) if split_of(str(seed), config.splits) is Split.TEST]
     assert [gate["faces"] for gate in found["gates"]] == [len(test)] * 2
     assert found["gates"][0]["auroc"] == json.loads(Path("one/gate.json").read_text())["figures"]["auroc"]
     difference = found["gates"][1]["auroc"]["value"] - found["gates"][0]["auroc"]["value"]
@@ -107,7 +105,7 @@ def test_two_gates_are_compared_on_faces_that_neither_learned_from(capsys: pytes
     assert qgate("evaluate", *both) == 0
     assert "second - first" in capsys.readouterr().out
     everyone = evaluate(["one"], config.model_copy(update={"min_faces": 2}), "all", lambda *a, **k: None)
-    assert everyone.results[0]["faces"] == 120
+    assert everyone.results[0]["faces"] == 200
     assert everyone.differences is None
 
 
@@ -117,7 +115,7 @@ def test_a_gate_that_beats_the_champion_is_promoted_and_run(
 ) -> None:
     Path("mlruns").mkdir()
     shutil.copy(empty_store, "mlruns/mlflow.db")
-    path = write_recipe(Path("a.yaml"), tracking={"enabled": True}, optimiser=LONG)
+    path = write_recipe(Path("a.yaml"), tracking={"enabled": True})
     assert qgate("train", "--config", path, "--promote", "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["promotion"]["champion"] == "the shipped gate"
@@ -125,7 +123,7 @@ def test_a_gate_that_beats_the_champion_is_promoted_and_run(
     assert read("SELECT name, version FROM model_versions") == [("qgate-gate", 1)]
     assert read("SELECT alias, version FROM registered_model_aliases") == [("champion", 1)]
     assert read("SELECT name, digest FROM datasets")[0][0] == "labels"
-    assert read("SELECT count(*) FROM metrics WHERE key = 'validation.auroc'") == [(LONG["epochs"],)]
+    assert read("SELECT count(*) FROM metrics WHERE key = 'validation.auroc'") == [(6,)]
     assert read("SELECT status FROM runs") == [("FINISHED",)]
     assert {path.name for path in Path("mlruns/artifacts").rglob("*.*")} >= {"gate.json", "report.html", "roc.png"}
 
@@ -139,11 +137,8 @@ def test_a_gate_that_beats_the_champion_is_promoted_and_run(
     assert json.loads(Path("faces/run.json").read_text())["gate"]["name"] == "small"
 
 
-LONG = {"epochs": 6, "batch_size": 8, "learning_rate": 0.01, "ema_decay": 0.0, "precision": "fp32", "frozen_stages": 0}
-
-
-def test_a_training_that_is_stopped_says_that_the_same_command_goes_on(tmp_path: Path) -> None:
-    path = write_recipe(Path("a.yaml"), optimiser=LONG | {"epochs": 500})
+def test_a_training_that_is_stopped_says_that_the_same_command_goes_on() -> None:
+    path = write_recipe(Path("a.yaml"), optimiser={"epochs": 500, "batch_size": 8, "precision": "fp32"})
     process = subprocess.Popen(
         [sys.executable, "-m", "training", "--config", path], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
     )
@@ -161,8 +156,7 @@ def test_a_training_that_is_stopped_says_that_the_same_command_goes_on(tmp_path:
 
 def test_a_dead_server_does_not_stop_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    labels = write_labels(Path("labels.csv"), range(120), brightness)
-    summary = train(recipe(Path(), sources=[str(labels)], tracking={"enabled": True}), promote=True)
+    summary = train(learnable(Path(), tracking={"enabled": True}), promote=True)
     assert summary.run_id is None
     assert summary.promotion is not None
     assert summary.promotion.text.startswith("not promoted: the champion cannot be asked for")

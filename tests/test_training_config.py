@@ -36,6 +36,7 @@ def test_without_a_recipe_the_shipped_gate_is_refined() -> None:
         card.preprocessing,
         card.license,
     )
+    assert (config.optimiser.epochs, config.optimiser.learning_rate) == (3, 1e-4)
     assert config.gate_name == "mygate"
     assert config.report_folder == Path("some/mygate-report")
 
@@ -49,7 +50,7 @@ def test_a_path_of_the_package_is_found_from_everywhere(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
-        ("label=x", "unknown setting 'label'; the nearest is 'labels'"),
+        ("label=x", "unknown setting 'label'; the nearest is "),
         ("optimiser.epochs=0", "optimiser.epochs = 0: "),
         ("sources=[]", "sources = "),
         ("folds=1", "folds = 1: give 2 folds or more"),
@@ -58,8 +59,6 @@ def test_a_path_of_the_package_is_found_from_everywhere(tmp_path: Path, monkeypa
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(assignment: str, message: str) -> None:
-    if assignment == "label=x":
-        message = "unknown setting 'label'; the nearest is "
     with pytest.raises(ConfigError) as caught:
         load_train_config(None, {}, [assignment])
     assert message in str(caught.value)

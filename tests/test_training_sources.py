@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qgate.answers import Answer, Decision, Purpose
+from qgate.answers import Answer, Decision
 from qgate.errors import LabelError
 from qgate.label_store import LabelStore
 from qgate.labels import Face, gather_votes, read_labels
@@ -89,7 +89,7 @@ def test_sources_of_every_kind_are_one_set_of_faces() -> None:
     )
     with LabelStore(Path("labels.db")) as store:
         face = Face("fake:64", 0, 1.0)
-        store.add(Answer(face, "ann", Decision.ARTIFACT, severity=2, purpose=Purpose.RANDOM))
+        store.add(Answer(face=face, annotator="ann", decision=Decision.ARTIFACT, severity=2))
     labels = read_sources(settings("drawn.csv", "sorted", "data/metadata.jsonl", "labels.db"), quiet)
     assert len(labels.samples) == 10 + 4 + 1 + 1
     assert [fact["faces"] for fact in labels.facts] == [10, 4, 2, 1]

@@ -27,6 +27,9 @@ CONTENTS = "training/labels/contents.csv"
 FROM_GATE = ("architecture", "preprocessing", "license")
 """What a training that starts from a gate takes from it, where the settings say nothing."""
 
+REFINE = {"epochs": 3, "learning_rate": 1e-4}
+"""Of the optimiser, where a gate is refined and the settings say nothing: few and small steps."""
+
 
 class SourceSettings(Settings):
     """Labels: CSV, JSON Lines or a dataset's metadata, a label store, or a folder with clean/ and artifact/."""
@@ -178,6 +181,8 @@ def load_train_config(
     for name in FROM_GATE:
         values.setdefault(name, getattr(card, name))
     values.setdefault("splits", gate_splits(card))
+    if isinstance(optimiser := values.setdefault("optimiser", {}), dict):
+        values["optimiser"] = REFINE | optimiser
     config = validate(TrainConfig, values)
     _check_first_gate(config, card)
     return config

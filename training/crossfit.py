@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from qgate.errors import LabelError
 from training.draw import Pixels
@@ -56,7 +57,7 @@ class CrossValidation:
             held, others = self._parts(number)
             others = [row for row in others if self._fold[row] != NOWHERE]
             slope, offset = fit_platt(logits[others], training.targets.clean_votes[others])
-            prob[held] = 1 / (1 + np.exp(-(slope * logits[held] + offset)))
+            prob[held] = expit(slope * logits[held] + offset)
         _, rows = training.decided(self._pool)
         rows = [row for row in rows if self._fold[row] != NOWHERE]
         rows = [row for row in rows if not (training.first and training.is_shipped(row))]

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
+from scipy.special import expit
 from torch import Tensor, nn
 
 from qgate.bundle import Bundle, GateCard, read_bundle, write_bundle
@@ -42,7 +42,7 @@ class Training:
         self.config, self.say = config, say
         self.device = pick_device(config.device)
         self.first: GateCard | None = first_gate(config.pretrained)
-        build_network(config.architecture)
+        build_network(config.architecture)  # a backbone that timm does not know is told before any face is drawn
         self.contents = contents_of(config)
         self.labels: LabelSet = read_sources(config, say)
         self.samples = self.labels.samples
@@ -92,7 +92,7 @@ class Training:
 
         def note(epoch: int, network: nn.Module) -> dict[str, float]:
             logits = predict(network, self.config, pixels, judged, self.say)
-            found = {"auroc": auroc(clean, logits), "brier": brier(clean, 1 / (1 + np.exp(-logits)))}
+            found = {"auroc": auroc(clean, logits), "brier": brier(clean, expit(logits))}
             self.say(f"{part}epoch {epoch}: AUROC {found['auroc']:.4f} on {len(judged)} validation faces", True)
             found = {name: round(value, 5) for name, value in found.items()}
             seen(epoch, found)

@@ -6,6 +6,7 @@ timm itself only logs what did not load, and would then train from random weight
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,11 @@ def classifier_names(network: nn.Module) -> tuple[str, ...]:
 
 def _fill(network: nn.Module, weights: dict[str, Tensor], what: str, head: tuple[str, ...]) -> None:
     own = network.state_dict()
-
-    def counts(name: str) -> bool:
-        return not name.endswith("num_batches_tracked") and name.rpartition(".")[0] not in head
-
-    expected = {name for name in own if counts(name)}
-    found = {name: tensor for name, tensor in weights.items() if counts(name)}
-    for names, fault in ((expected - found.keys(), "missing"), (found.keys() - expected, "left over")):
+    found = {name: tensor for name, tensor in weights.items() if name.rpartition(".")[0] not in head}
+    counters = {name for name in own.keys() | found.keys() if name.endswith("num_batches_tracked")}
+    expected = {name for name in own if name.rpartition(".")[0] not in head} - counters
+    missing, left_over = expected - found.keys(), found.keys() - own.keys() - counters
+    for names, fault in ((missing, "missing"), (left_over, "left over")):
         if names:
             examples = ", ".join(sorted(names)[:3])
             raise WeightsError(
@@ -78,7 +77,7 @@ def _fill(network: nn.Module, weights: dict[str, Tensor], what: str, head: tuple
     odd = [f"{n} {tuple(found[n].shape)} for {tuple(own[n].shape)}" for n in expected if found[n].shape != own[n].shape]
     if odd:
         raise WeightsError(f"{what}: {len(odd)} tensors have another shape, for example {min(odd)}")
-    network.load_state_dict(own | found)
+    network.load_state_dict(own | {name: tensor for name, tensor in found.items() if name in own})
 
 
 def _read_hub(architecture: Architecture) -> dict[str, Tensor]:
@@ -101,7 +100,9 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"pretrained {path}: no such file")
     try:
-        weights: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch announces what may then fail, and what fails is said below
+            weights: dict[str, Tensor] = load_state_dict(str(path), weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"pretrained {path}: no weights can be read from it ({reason})") from error
