@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from qgate.errors import BundleError
 from qgate.preprocess import Preprocessing
 from qgate.records import DEGENERATE, NONFINITE, REGIONS, Score
 from qgate.runtime import make_executor, pick_device
+from qgate.transfer import HostCopy
 
 DEGENERATE_STD = 1.0
 """An image whose pixels vary less than this (standard deviation in levels 0..255) shows nothing."""
@@ -78,28 +80,35 @@ class Gate:
         images: uint8 RGB, (n, 3, H, W) or a sequence of (3, H, W) of any sizes.
         Returns one Score each: clean_prob is calibrated P(clean), 0..1, higher is better.
         """
+        return self.begin(images)()
+
+    @torch.inference_mode()
+    def begin(self, images: Sequence[Tensor] | Tensor) -> Callable[[], list[Score]]:
+        """As `score`, without waiting for the device: the function that is returned waits and gives the scores."""
         if len(images) == 0:
-            return []
+            return list
         if any(image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 for image in images):
             raise ValueError("images must be uint8 RGB tensors of shape (3, H, W)")
         resize = self.card.preprocessing.resize
-        if len({image.shape for image in images}) == 1:
+        if isinstance(images, Tensor):
+            pixels = resize(images)
+        elif len({image.shape for image in images}) == 1:
             pixels = resize(torch.stack(list(images)))
         else:
             pixels = torch.cat([resize(image) for image in images])
         spread = pixels.float().flatten(1).std(1)
         clean, regions = self._execute(pixels)
-        finite = clean.isfinite() & regions.isfinite().all(1)
-        columns = (clean.tolist(), regions.tolist(), finite.tolist(), (spread >= DEGENERATE_STD).tolist())
-        return [_score(*row) for row in zip(*columns, strict=True)]
+        # In one tensor, so that one copy brings it to the host.
+        rows = HostCopy(torch.cat([spread.to(clean.device)[:, None], clean.float()[:, None], regions.float()], 1))
+        return lambda: [_score(*row) for row in rows.wait().tolist()]
 
 
-def _score(clean: float, regions: list[float], finite: bool, varied: bool) -> Score:
-    if not varied:
+def _score(spread: float, clean: float, *regions: float) -> Score:
+    if not spread >= DEGENERATE_STD:
         return Score(None, fault=DEGENERATE)
-    if not finite:
+    if not all(map(math.isfinite, (clean, *regions))):
         return Score(None, fault=NONFINITE)
-    return Score(clean, tuple(regions))
+    return Score(clean, regions)
 
 
 def load_gate(gate: str | Path = "default", device: str = "auto") -> Gate:
