@@ -28,6 +28,9 @@ PART = 0.02
 CHECKED_ROWS = 2
 """Rows of the first batch that the plain module computes too."""
 
+COMPILED_ROWS = 8
+"""Smaller batches run as they are: whoever draws or scores a handful would wait longer for the compiler."""
+
 _PREPARING = threading.Lock()
 """Held while a module is compiled and captured: one at a time in a process."""
 
@@ -91,6 +94,8 @@ class CudaExecutor:
 
     def _prepare(self, inputs: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
         """What computes batches of this size: compiled if that works and is right, captured if that works."""
+        if self._rows < COMPILED_ROWS:
+            return self._plain
         function = self._fused if self._compiles(inputs) else self._plain
         return _captured(function, inputs, self._device) if self._device.type == "cuda" else function
 

@@ -46,7 +46,7 @@ class FusedBlock(nn.Module):
         self.conv1, self.conv2 = FusedConv(plain.conv1, half), FusedConv(plain.conv2, half)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = haar_sums(modulated(x, self.up.affine(w)))
+        x = haar_sums(modulated(x, self.up.affine(w))).to(self.conv1.weight.dtype)
         out: Tensor = self.conv2(self.conv1(x, w), w)
         return out
 
@@ -113,5 +113,6 @@ def haar_sums(x: Tensor) -> Tensor:
     low, vertical, horizontal, diagonal = (band[:, :, None, :, None] for band in x.chunk(4, 3))
     sign = 1.0 - 2.0 * torch.arange(2, device=x.device)
     down, right = sign.view(2, 1, 1, 1), sign.view(2, 1)
-    pixels = low + down * vertical + right * (horizontal + down * diagonal)
+    # No partial sum is shared by pixels: a shared one would be stored, in fp32.
+    pixels = low + down * vertical + right * horizontal + (right * down) * diagonal
     return pixels.reshape(n, 2 * h, 2 * w, c // 4)
