@@ -15,7 +15,7 @@ from qgate.bundle import DEFAULT, Architecture, Bundle, read_bundle
 from qgate.errors import BundleError
 from qgate.preprocess import Preprocessing
 from qgate.records import DEGENERATE, NONFINITE, REGIONS, Score
-from qgate.runtime import make_executor, pick_device
+from qgate.runtime import make_executor, pick_device, pick_precision
 from qgate.transfer import HostCopy
 
 DEGENERATE_STD = 1.0
@@ -54,7 +54,7 @@ class _Judge(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (n, 3, S, S) -> clean_prob (n,), region probabilities (n, regions)."""
-        logits = self.network(self.preprocessing.normalise(pixels))
+        logits = self.network(self.preprocessing.normalise(pixels)).float()
         clean = self.calibration.slope * logits[:, 0] + self.calibration.offset
         return clean.sigmoid(), logits[:, 1:].sigmoid()
 
@@ -67,12 +67,15 @@ class Gate:
     """
 
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
-        """device: auto, cpu, cuda or cuda:N. The arithmetic is fp32 everywhere, so that scores agree between them."""
+        """device: auto, cpu, cuda or cuda:N. The arithmetic is fp32; on GPUs with tensor cores fp16 (see README)."""
         self.card = bundle.card
         self.name, self.digest, self.notes = bundle.card.name, bundle.digest, bundle.card.notes
         size = bundle.card.preprocessing.size
         example = (torch.zeros(1, 3, size, size, dtype=torch.uint8),)
-        self._execute = make_executor(_Judge(bundle).eval().requires_grad_(False), example, pick_device(device), "fp32")
+        place = pick_device(device)
+        # A CPU computes in bf16 at best, which moves scores more than fp16 does.
+        precision = pick_precision("auto", place) if place.type == "cuda" else "fp32"
+        self._execute = make_executor(_Judge(bundle).eval().requires_grad_(False), example, place, precision)
 
     def score(self, images: Sequence[Tensor] | Tensor) -> list[Score]:
         """Score images.

@@ -9,27 +9,18 @@ from torch import Tensor
 class HostCopy:
     """A tensor on its way to the host; one that is there already is itself.
 
-    The copy goes into pinned memory, after what its stream has to do; waiting is for this copy alone, not for work that
-    was launched after it.
+    The copy goes into pinned memory, after what the current stream has to do; waiting is for this copy alone, not for
+    work that is launched after it.
     """
 
-    def __init__(self, tensor: Tensor, stream: torch.cuda.Stream | None = None) -> None:
-        """stream: a side stream, which lets the device compute while it copies; None: the current one."""
+    def __init__(self, tensor: Tensor) -> None:
         self._tensor, self._done = tensor, None
         if tensor.is_cuda:
             with torch.cuda.device(tensor.device):
-                self._start(tensor, stream)
-
-    def _start(self, tensor: Tensor, stream: torch.cuda.Stream | None) -> None:
-        current = torch.cuda.current_stream()
-        if stream is not None:
-            stream.wait_stream(current)
-            tensor.record_stream(stream)
-        self._done = torch.cuda.Event()
-        with torch.cuda.stream(stream or current):
-            self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            self._tensor.copy_(tensor, non_blocking=True)
-            self._done.record()
+                self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+                self._tensor.copy_(tensor, non_blocking=True)
+                self._done = torch.cuda.Event()
+                self._done.record()
 
     def wait(self) -> Tensor:
         """The values, on the host."""

@@ -158,10 +158,16 @@ class Worker:
         ]
 
     def _copy(self, image: Tensor) -> HostCopy:
-        """The pixels as (H, W, 3), on their way to the host while the device computes."""
-        if image.is_cuda and self._copies is None:
-            self._copies = torch.cuda.Stream(image.device)
-        return HostCopy(image.permute(1, 2, 0).contiguous(), self._copies)
+        """The pixels of a judged image as (H, W, 3), on their way to the host while the device computes."""
+        if not image.is_cuda:
+            return HostCopy(image.permute(1, 2, 0).contiguous())
+        with torch.cuda.device(image.device):
+            # A stream of its own, which waits for nothing: a judged image is complete, and what its own stream has
+            # been given since is another batch's.
+            self._copies = self._copies or torch.cuda.Stream()
+            image.record_stream(self._copies)
+            with torch.cuda.stream(self._copies):
+                return HostCopy(image.permute(1, 2, 0).contiguous())
 
 
 _END = object()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, overload
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, overload
 
 from qgate.records import NONFINITE
-from qgate.transfer import HostCopy
+
+if TYPE_CHECKING:
+    from torch import Tensor  # what reads weights starts without torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,8 @@ class Nonfinite(Sequence[str | None]):
 
     def __init__(self, means: Tensor) -> None:
         """means: (n,), of each candidate; finite only if every pixel is."""
+        from qgate.transfer import HostCopy
+
         self._finite = HostCopy(means.isfinite())
 
     @cached_property
