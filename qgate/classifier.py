@@ -15,7 +15,7 @@ from qgate.bundle import DEFAULT, Architecture, Bundle, read_bundle
 from qgate.errors import BundleError
 from qgate.preprocess import Preprocessing
 from qgate.records import DEGENERATE, NONFINITE, REGIONS, Score
-from qgate.runtime import make_executor, pick_device, pick_precision
+from qgate.runtime import expect_rows, make_executor, pick_device, pick_precision
 from qgate.transfer import HostCopy
 
 DEGENERATE_STD = 1.0
@@ -76,6 +76,10 @@ class Gate:
         # A CPU computes in bf16 at best, which moves scores more than fp16 does.
         precision = pick_precision("auto", place) if place.type == "cuda" else "fp32"
         self._execute = make_executor(_Judge(bundle).eval().requires_grad_(False), example, place, precision)
+
+    def expect(self, rows: int) -> None:
+        """Say how many images are going to come at once."""
+        expect_rows(self._execute, rows)
 
     def score(self, images: Sequence[Tensor] | Tensor) -> list[Score]:
         """Score images.

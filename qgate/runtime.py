@@ -83,6 +83,12 @@ def make_executor(
     return _OpenVinoExecutor(ov, module, example, precision)
 
 
+def expect_rows(execute: Executor, rows: int) -> None:
+    """Say how large batches are going to be; on the CPU it makes no difference."""
+    if isinstance(execute, CudaExecutor):
+        execute.expect(rows)
+
+
 class _RowExecutor:
     """torch on the CPU, row by row."""
 

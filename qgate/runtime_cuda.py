@@ -60,19 +60,23 @@ class CudaExecutor:
             torch.compile(form.module, fullgraph=True, dynamic=False, backend=backend), device, form.half
         )
         self._device = device
-        self._rows, self._run = 0, self._plain.__call__
+        self._rows, self._expected, self._run = 0, 0, self._plain.__call__
         # TF32 rounds to ten bits, which is not what fp32 promises; and the same command gives the same bytes.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
+
+    def expect(self, rows: int) -> None:
+        """Say how large batches are going to be, so that the first one is filled up even if it is a last one."""
+        self._expected = rows
 
     @torch.inference_mode()
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Tensors with n rows each, on the CPU or the device -> the outputs, n rows each, on the device."""
         n = inputs[0].shape[0]
-        grown = n > self._rows
+        grown = max(n, self._expected) > self._rows
         if grown:
             # Doubled at least, so that a caller whose batches grow and grow does not compile for each of them.
-            self._rows, self._run = max(n, 2 * self._rows), self._plain.__call__
+            self._rows, self._run = max(n, self._expected, 2 * self._rows), self._plain.__call__
         try:
             with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
                 filled = tuple(self._filled(tensor) for tensor in inputs)
@@ -82,7 +86,7 @@ class CudaExecutor:
                 outputs = self._run(*filled)
         except torch.OutOfMemoryError:
             # The caller comes again with less, which must not be filled up to this size.
-            self._rows, self._run = 0, self._plain.__call__
+            self._rows, self._expected, self._run = 0, 0, self._plain.__call__
             raise
         return tuple(output[:n] for output in outputs)
 

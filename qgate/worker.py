@@ -58,6 +58,10 @@ class Worker:
         self.times = StageTimes()
         self._scored_at_once = batch_size
         self._copies: torch.cuda.Stream | None = None
+        for part in (generator, gate):
+            # So that a walk of few seeds, or the rest of a stopped one, has the kernels and the bytes of a long one.
+            if (expect := getattr(part, "expect", None)) is not None:
+                expect(batch_size)
 
     def judge(self, seeds: Iterable[int], wanted: Callable[[int, Score], bool]) -> Stream[Judged]:
         """Draw and score seeds, in their order.

@@ -57,6 +57,13 @@ def test_a_smaller_batch_is_filled_up_and_its_own_rows_come_back() -> None:
     assert size.tolist() == [8.0, 8.0, 8.0]
 
 
+def test_the_first_batch_is_filled_up_to_what_is_expected() -> None:
+    execute = executor(Rows())
+    execute.expect(9)
+
+    assert [execute(rows(n))[1][0].item() for n in (2, 9, 1)] == [9, 9, 9]
+
+
 def test_a_larger_batch_doubles_the_size_at_least() -> None:
     execute = executor(Rows())
 

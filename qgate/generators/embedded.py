@@ -11,7 +11,7 @@ from qgate.generators import mobile_stylegan, random_face
 from qgate.generators.base import Drawn, GeneratorInfo, Nonfinite
 from qgate.generators.mobile_stylegan_fused import FusedMobileStyleGan
 from qgate.latents import draw_z
-from qgate.runtime import HALF, make_executor, pick_precision
+from qgate.runtime import HALF, expect_rows, make_executor, pick_precision
 
 LICENSE = (
     "MobileStyleGAN weights from the PyPI package random-face (Apache-2.0), distilled from NVIDIA's StyleGAN2 FFHQ "
@@ -36,6 +36,9 @@ class EmbeddedGenerator:
             resolution=mobile_stylegan.RESOLUTION,
             license=LICENSE,
         )
+
+    def expect(self, rows: int) -> None:
+        expect_rows(self._execute, rows)
 
     def draw(self, seeds: Sequence[int]) -> Drawn:
         z = torch.from_numpy(draw_z(seeds, mobile_stylegan.Z_DIM))

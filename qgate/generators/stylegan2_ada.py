@@ -21,7 +21,7 @@ from qgate.generators.stylegan2_fused import FusedBlock, fuses
 from qgate.generators.stylegan2_spec import Spec
 from qgate.latents import draw_z
 from qgate.records import class_of
-from qgate.runtime import HALF, make_executor, pick_precision
+from qgate.runtime import HALF, expect_rows, make_executor, pick_precision
 
 ONE = torch.tensor(1.0)
 LICENSE = (
@@ -65,6 +65,9 @@ class StyleGan2Generator:
             length=None if self._ws is None else len(self._ws),
             classes=spec.c_dim if self._ws is None else 0,
         )
+
+    def expect(self, rows: int) -> None:
+        expect_rows(self._execute, rows)
 
     def draw(self, seeds: Sequence[int]) -> Drawn:
         images, means = self._execute(*self._inputs(seeds))
