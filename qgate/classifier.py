@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from qgate.errors import BundleError
 from qgate.heatmap import HeatMapper, has_places
 from qgate.preprocess import Preprocessing
 from qgate.records import DEGENERATE, NONFINITE, REGIONS, Score
-from qgate.runtime import make_executor, pick_device
+from qgate.runtime import expect_rows, make_executor, pick_device, pick_precision
+from qgate.transfer import HostCopy
 
 DEGENERATE_STD = 1.0
 """An image whose pixels vary less than this (standard deviation in levels 0..255) shows nothing."""
@@ -57,7 +59,7 @@ class _Judge(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 (n, 3, S, S) -> clean_prob (n,), region probabilities (n, regions)."""
-        logits = self.network(self.preprocessing.normalise(pixels))
+        logits = self.network(self.preprocessing.normalise(pixels)).float()
         clean = self.calibration.slope * logits[:, 0] + self.calibration.offset
         return clean.sigmoid(), logits[:, 1:].sigmoid()
 
@@ -70,7 +72,7 @@ class Gate:
     """
 
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
-        """device: auto, cpu, cuda or cuda:N. The arithmetic is fp32 everywhere, so that scores agree between them."""
+        """device: auto, cpu, cuda or cuda:N. The arithmetic is fp32; on GPUs with tensor cores fp16 (see README)."""
         self.card = bundle.card
         self.name, self.digest, self.notes = bundle.card.name, bundle.digest, bundle.card.notes
         self._bundle, self._device = bundle, pick_device(device)
@@ -78,7 +80,13 @@ class Gate:
         example = (torch.zeros(1, 3, size, size, dtype=torch.uint8),)
         judge = _Judge(bundle).eval().requires_grad_(False)
         self.explains = has_places(judge.network)
-        self._execute = make_executor(judge, example, self._device, "fp32")
+        # A CPU computes in bf16 at best, which moves scores more than fp16 does.
+        precision = pick_precision("auto", self._device) if self._device.type == "cuda" else "fp32"
+        self._execute = make_executor(judge, example, self._device, precision)
+
+    def expect(self, rows: int) -> None:
+        """Say how many images are going to come at once."""
+        expect_rows(self._execute, rows)
 
     def score(self, images: Sequence[Tensor] | Tensor) -> list[Score]:
         """Score images.
@@ -86,14 +94,19 @@ class Gate:
         images: uint8 RGB, (n, 3, H, W) or a sequence of (3, H, W) of any sizes.
         Returns one Score each: clean_prob is calibrated P(clean), 0..1, higher is better.
         """
+        return self.begin(images)()
+
+    @torch.inference_mode()
+    def begin(self, images: Sequence[Tensor] | Tensor) -> Callable[[], list[Score]]:
+        """As `score`, without waiting for the device: the function that is returned waits and gives the scores."""
         if len(images) == 0:
-            return []
+            return list
         pixels = self._resize(images)
         spread = pixels.float().flatten(1).std(1)
         clean, regions = self._execute(pixels)
-        finite = clean.isfinite() & regions.isfinite().all(1)
-        columns = (clean.tolist(), regions.tolist(), finite.tolist(), (spread >= DEGENERATE_STD).tolist())
-        return [_score(*row) for row in zip(*columns, strict=True)]
+        # In one tensor, so that one copy brings it to the host.
+        rows = HostCopy(torch.cat([spread.to(clean.device)[:, None], clean.float()[:, None], regions.float()], 1))
+        return lambda: [_score(*row) for row in rows.wait().tolist()]
 
     def explain(self, images: Sequence[Tensor] | Tensor) -> NDArray[np.float32]:
         """Where the gate sees an artifact.
@@ -122,17 +135,19 @@ class Gate:
         if any(image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 for image in images):
             raise ValueError("images must be uint8 RGB tensors of shape (3, H, W)")
         resize = self.card.preprocessing.resize
+        if isinstance(images, Tensor):
+            return resize(images)
         if len({image.shape for image in images}) == 1:
             return resize(torch.stack(list(images)))
         return torch.cat([resize(image) for image in images])
 
 
-def _score(clean: float, regions: list[float], finite: bool, varied: bool) -> Score:
-    if not varied:
+def _score(spread: float, clean: float, *regions: float) -> Score:
+    if not spread >= DEGENERATE_STD:
         return Score(None, fault=DEGENERATE)
-    if not finite:
+    if not all(map(math.isfinite, (clean, *regions))):
         return Score(None, fault=NONFINITE)
-    return Score(clean, tuple(regions))
+    return Score(clean, regions)
 
 
 def load_gate(gate: str | Path = "default", device: str = "auto") -> Gate:

@@ -8,16 +8,15 @@ import os
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from qgate import __version__
 from qgate.cli_labels import label, labels_app
-from qgate.errors import ImageError, QgateError, TargetError
-
-if TYPE_CHECKING:
-    from qgate.run import Summary
+from qgate.cli_options import Assign, Config, DeviceOption, GateOption, Json, finish
+from qgate.cli_stylegan2 import interpolate, mix, weights_app
+from qgate.errors import ImageError, QgateError
 
 COMMANDS = "qgate.commands"
 """Entry point group through which other packages add commands; each is a function as Typer takes it."""
@@ -31,7 +30,6 @@ app = typer.Typer(
 config_app = typer.Typer(no_args_is_help=True, help="Settings: what they are and where they come from.")
 app.add_typer(config_app, name="config")
 app.add_typer(labels_app, name="labels")
-weights_app = typer.Typer(no_args_is_help=True, help="Generator weights.")
 app.add_typer(weights_app, name="weights")
 
 
@@ -48,13 +46,6 @@ def _root(
 ) -> None:
     if traceback:
         os.environ["QGATE_TRACEBACK"] = "1"
-
-
-Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings (`qgate config show`).")]
-Assign = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; wins over all.")]
-GateOption = Annotated[str | None, typer.Option("--gate", help="Bundle folder, `default`, or models:/NAME@ALIAS.")]
-DeviceOption = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
 @app.command()
@@ -108,7 +99,7 @@ def run(
         "compute.device": device,
         "compute.batch_size": batch_size,
     }
-    _finish(run_config(load_config(config, flags, assign or [])), as_json)
+    finish(run_config(load_config(config, flags, assign or [])), as_json)
 
 
 @app.command()
@@ -160,71 +151,7 @@ def regate(
     """
     from qgate.run import regate as regate_run
 
-    _finish(regate_run(output, threshold, count, device or "auto", batch_size), as_json)
-
-
-@app.command()
-def interpolate(
-    seeds: Annotated[str, typer.Option("--seeds", help="Faces to walk through, in this order: 6000,6200,6500.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="Output folder; the w vectors go to OUTPUT.npz.")],
-    generator: Annotated[str, typer.Option("--generator", help="A StyleGAN2-ADA network: FILE.pkl.")],
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Frames from one face to the next.")] = 60,
-    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Least clean_prob; 0 keeps all.")] = 0.0,
-    truncation: Annotated[float | None, typer.Option("--truncation", help="truncation_psi; 1 = none.")] = None,
-    class_idx: Annotated[str | None, typer.Option("--class", help="Of a conditional network: N, or all.")] = None,
-    gif: Annotated[Path | None, typer.Option("--gif", help="Write the accepted frames as a GIF too.")] = None,
-    device: DeviceOption = None,
-    config: Config = None,
-    assign: Assign = None,
-    as_json: Json = False,
-) -> None:
-    """Draw the way from face to face of a StyleGAN2-ADA network, in straight lines in w, as a dataset of its own."""
-    from qgate.config import load_config
-    from qgate.interpolate import interpolate as walk
-    from qgate.interpolate import parse_stations
-
-    flags = {
-        "selection.threshold": threshold,
-        "output.path": output,
-        "generator.name": generator,
-        "generator.truncation_psi": truncation,
-        "generator.class_idx": class_idx,
-        "compute.device": device,
-    }
-    _finish(walk(load_config(config, flags, assign or []), parse_stations(seeds), steps, gif), as_json)
-
-
-@app.command()
-def mix(
-    rows: Annotated[str, typer.Option("--rows", help="Seeds of the faces to change: 85,100.")],
-    columns: Annotated[str, typer.Option("--columns", help="Seeds of the faces that lend styles: 55,821.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="Output folder; the w vectors go to OUTPUT.npz.")],
-    generator: Annotated[str, typer.Option("--generator", help="A StyleGAN2-ADA network: FILE.pkl.")],
-    layers: Annotated[str, typer.Option("--layers", help="Layers that are lent, 0 is the coarsest.")] = "0-6",
-    threshold: Annotated[float, typer.Option("--threshold", "-t", help="Least clean_prob; 0 keeps all.")] = 0.0,
-    truncation: Annotated[float | None, typer.Option("--truncation", help="truncation_psi; 1 = none.")] = None,
-    class_idx: Annotated[str | None, typer.Option("--class", help="Of a conditional network: N, or all.")] = None,
-    device: DeviceOption = None,
-    config: Config = None,
-    assign: Assign = None,
-    as_json: Json = False,
-) -> None:
-    """Draw every face of the rows with some layers of every face of the columns, as a dataset of its own."""
-    from qgate.config import load_config
-    from qgate.interpolate import mix as mix_styles
-    from qgate.interpolate import parse_layers, parse_stations
-
-    flags = {
-        "selection.threshold": threshold,
-        "output.path": output,
-        "generator.name": generator,
-        "generator.truncation_psi": truncation,
-        "generator.class_idx": class_idx,
-        "compute.device": device,
-    }
-    settings = load_config(config, flags, assign or [])
-    summary = mix_styles(settings, parse_stations(rows), parse_stations(columns), parse_layers(layers))
-    _finish(summary, as_json)
+    finish(regate_run(output, threshold, count, device or "auto", batch_size), as_json)
 
 
 @app.command()
@@ -242,6 +169,8 @@ def verify(output: Annotated[Path, typer.Argument(help="Output folder of a run."
 
 
 app.command()(label)
+app.command()(interpolate)
+app.command()(mix)
 
 
 @app.command()
@@ -266,18 +195,6 @@ def config_show(config: Config = None, assign: Assign = None) -> None:
     print(describe(load_config(config, {}, assign or [])), end="")
 
 
-@weights_app.command("convert")
-def weights_convert(
-    file: Annotated[Path, typer.Argument(help="A StyleGAN2-ADA network pickle (.pkl).", show_default=False)],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: that of the file.")] = None,
-) -> None:
-    """Convert a network pickle to safetensors and JSON, running nothing of it."""
-    from qgate.generators.stylegan2_files import convert
-
-    for path in convert(file, output):
-        print(path)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """The console command: run and exit with the code of the error tree."""
     try:
@@ -292,15 +209,6 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         _print_error(error)
         sys.exit(error.exit_code if isinstance(error, QgateError) else QgateError.exit_code)
-
-
-def _finish(summary: Summary, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(summary.to_json()))
-    else:
-        print(summary.in_words(), file=sys.stderr)
-    if summary.shortfall is not None:
-        raise TargetError(summary.shortfall)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Runs a torch module where it runs best: on the CPU through OpenVINO, on CUDA through torch.
+"""Runs a torch module where it runs best: on the CPU through OpenVINO, on CUDA through `runtime_cuda`.
 
 On the CPU every row is computed by itself, so a row's result never depends on the batch it came in. OpenVINO needs no
 compiler, and its converted graph is kept in the user's cache. Knows nothing of what the modules mean.
@@ -19,12 +19,15 @@ from torch import Tensor, nn
 
 from qgate.cache import cache_dir, new_entry
 from qgate.errors import ConfigError, QgateError
+from qgate.runtime_cuda import CudaExecutor
 
 Executor = Callable[..., tuple[Tensor, ...]]
 """Takes tensors with n rows each on the CPU, gives the module's outputs with n rows each on the module's device."""
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
-OPENVINO_PRECISION = {"fp32": "f32", "bf16": "bf16"}
+
+TENSOR_CORES = (7, 0)
+"""Least compute capability of devices that have them."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -42,10 +45,12 @@ def pick_device(name: str) -> torch.device:
 def pick_precision(name: str, device: torch.device) -> str:
     """fp32, bf16 or fp16 for `auto` or a wish; ConfigError where the device does not compute in it.
 
-    `auto` is bf16 on CPUs that compute in it and fp32 elsewhere.
+    `auto` is fp16 on CUDA devices with tensor cores, bf16 on CPUs that compute in it, and fp32 elsewhere.
     """
     if device.type == "cuda":
-        return "fp32" if name == "auto" else name
+        if name == "auto":
+            return "fp16" if torch.cuda.get_device_capability(device) >= TENSOR_CORES else "fp32"
+        return name
     if name == "fp16":
         raise ConfigError("generator.precision = 'fp16': CPUs draw in fp32 or bf16; use auto")
     if name == "auto":
@@ -55,15 +60,22 @@ def pick_precision(name: str, device: torch.device) -> str:
     return name
 
 
-def make_executor(module: nn.Module, example: tuple[Tensor, ...], device: torch.device, precision: str) -> Executor:
+def make_executor(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    device: torch.device,
+    precision: str,
+    fused: Callable[[], nn.Module | None] = lambda: None,
+) -> Executor:
     """Prepare a module for many calls.
 
     module: in eval mode, its weights final; its forward takes tensors and returns a tuple of tensors, rows first.
     example: one row of each input.
     precision: fp32, bf16 or fp16 for the arithmetic inside.
+    fused: makes the same function in the form that CUDA's compiler takes, in that precision; None: the module itself.
     """
     if device.type == "cuda":
-        return _CudaExecutor(module, device, precision)
+        return CudaExecutor(module, fused(), device, HALF.get(precision))
     ov = _openvino()
     if ov is None:
         warnings.warn("OpenVINO is not installed: the CPU runs torch op by op, several times slower", stacklevel=2)
@@ -71,27 +83,10 @@ def make_executor(module: nn.Module, example: tuple[Tensor, ...], device: torch.
     return _OpenVinoExecutor(ov, module, example, precision)
 
 
-class _CudaExecutor:
-    """Whole batches; a smaller one is filled up, since kernels of another shape may round otherwise."""
-
-    def __init__(self, module: nn.Module, device: torch.device, precision: str) -> None:
-        self._module = module.to(device).to(memory_format=torch.channels_last)
-        self._device, self._half = device, HALF.get(precision)
-        self._rows = 0
-        torch.backends.cudnn.allow_tf32 = False  # TF32 rounds to ten bits, which is not what fp32 promises
-
-    @torch.inference_mode()
-    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        n = inputs[0].shape[0]
-        self._rows = max(self._rows, n)
-        filled = [torch.cat([tensor, tensor[-1:].expand(self._rows - n, *tensor.shape[1:])]) for tensor in inputs]
-        try:
-            with torch.autocast("cuda", dtype=self._half, enabled=self._half is not None):
-                outputs = self._module(*(tensor.to(self._device, non_blocking=True) for tensor in filled))
-        except torch.OutOfMemoryError:
-            self._rows = 0  # the caller comes again with a smaller batch, which must not be filled up to this one
-            raise
-        return tuple(output[:n] for output in outputs)
+def expect_rows(execute: Executor, rows: int) -> None:
+    """Say how large batches are going to be; on the CPU it makes no difference."""
+    if isinstance(execute, CudaExecutor):
+        execute.expect(rows)
 
 
 class _RowExecutor:
@@ -159,6 +154,8 @@ def _digest(ov: Any, module: nn.Module, example: tuple[Tensor, ...]) -> str:
         digest.update(name.encode())
         digest.update(tensor.contiguous().numpy().tobytes())
     ours = {type(part).__module__ for part in module.modules()}
+    # And the modules of what they call, such as the rounding to pixels.
+    ours |= {str(getattr(value, "__module__", "")) for name in ours for value in vars(sys.modules[name]).values()}
     for name in sorted(name for name in ours if name.startswith("qgate.")):
         digest.update(Path(str(sys.modules[name].__file__)).read_bytes())
     return digest.hexdigest()[:32]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Generator as Stream
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from qgate.generators import Drawn, Generator
 from qgate.records import Score, StageTimes
+from qgate.transfer import HostCopy
 
 QUEUE = 2
 """Batches that may wait between two stages."""
@@ -30,7 +32,8 @@ QUEUE = 2
 class Scorer(Protocol):
     """What a gate is to the worker."""
 
-    def score(self, images: Sequence[Tensor]) -> list[Score]: ...
+    def begin(self, images: Sequence[Tensor] | Tensor) -> Callable[[], list[Score]]:
+        """Start to score; the function that is returned waits for the scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,12 @@ class Worker:
     def __init__(self, generator: Generator, gate: Scorer, batch_size: int) -> None:
         self.generator, self.gate, self.batch_size = generator, gate, batch_size
         self.times = StageTimes()
+        self._scored_at_once = batch_size
+        self._copies: torch.cuda.Stream | None = None
+        for part in (generator, gate):
+            # So that a walk of few seeds, or the rest of a stopped one, has the kernels and the bytes of a long one.
+            if (expect := getattr(part, "expect", None)) is not None:
+                expect(batch_size)
 
     def judge(self, seeds: Iterable[int], wanted: Callable[[int, Score], bool]) -> Stream[Judged]:
         """Draw and score seeds, in their order.
@@ -105,20 +114,64 @@ class Worker:
     def _score_all(
         self, batches: Iterable[tuple[tuple[int, ...], Drawn]], wanted: Callable[[int, Score], bool]
     ) -> Iterator[list[Judged]]:
+        begun: deque[tuple[tuple[int, ...], Drawn, Callable[[], list[Score]]]] = deque()
         for seeds, drawn in batches:
             start = time.monotonic()
-            scores = self._score(drawn)
-            judged = [
-                Judged(seed, score, _to_numpy(image) if image is not None and wanted(seed, score) else None, source)
-                for seed, score, image, source in zip(seeds, scores, drawn.images, drawn.sources, strict=True)
-            ]
+            begun.append((seeds, drawn, self._begin(_made(drawn))))
+            # A device gets its next batch before the last one's scores are waited for, so that it never stands still.
+            ready = begun.popleft() if len(begun) > _on_cuda(drawn) else None
+            judged = self._judged(*ready, wanted) if ready is not None else []
             self.times.add("score", time.monotonic() - start, len(seeds))
             yield judged
+        for batch in begun:
+            yield self._judged(*batch, wanted)
 
-    def _score(self, drawn: Drawn) -> list[Score]:
-        good = [image for image, fault in zip(drawn.images, drawn.faults, strict=True) if fault is None]
-        scores = iter(self.gate.score([image for image in good if image is not None]))
-        return [next(scores) if fault is None else Score(None, fault=fault) for fault in drawn.faults]
+    def _begin(self, images: Sequence[Tensor] | Tensor) -> Callable[[], list[Score]]:
+        """Start to score; where the device's memory does not suffice, in halves."""
+        size = self._scored_at_once
+        try:
+            parts = [self.gate.begin(images[start : start + size]) for start in range(0, len(images), size)]
+            return lambda: [score for part in parts for score in part()]
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+        torch.cuda.empty_cache()
+        self._scored_at_once = max(1, min(size, len(images)) // 2)
+        return self._begin(images)
+
+    def _judged(
+        self,
+        seeds: Sequence[int],
+        drawn: Drawn,
+        finish: Callable[[], list[Score]],
+        wanted: Callable[[int, Score], bool],
+    ) -> list[Judged]:
+        """Wait for the scores of a batch, then for the pixels of those that are wanted."""
+        found = iter(finish())
+        scores = [
+            Score(None, fault=fault) if image is None else _faulty(next(found), fault)
+            for image, fault in zip(drawn.images, drawn.faults, strict=True)
+        ]
+        pixels = [
+            self._copy(image) if image is not None and wanted(seed, score) else None
+            for seed, score, image in zip(seeds, scores, drawn.images, strict=True)
+        ]
+        return [
+            Judged(seed, score, copy.wait().numpy() if copy is not None else None, source)
+            for seed, score, copy, source in zip(seeds, scores, pixels, drawn.sources, strict=True)
+        ]
+
+    def _copy(self, image: Tensor) -> HostCopy:
+        """The pixels of a judged image as (H, W, 3), on their way to the host while the device computes."""
+        if not image.is_cuda:
+            return HostCopy(image.permute(1, 2, 0).contiguous())
+        with torch.cuda.device(image.device):
+            # A stream of its own, which waits for nothing: a judged image is complete, and what its own stream has
+            # been given since is another batch's.
+            self._copies = self._copies or torch.cuda.Stream()
+            image.record_stream(self._copies)
+            with torch.cuda.stream(self._copies):
+                return HostCopy(image.permute(1, 2, 0).contiguous())
 
 
 _END = object()
@@ -165,6 +218,17 @@ def _batches(seeds: Iterable[int], size: int) -> Iterator[tuple[int, ...]]:
         yield batch
 
 
-def _to_numpy(image: Tensor) -> NDArray[np.uint8]:
-    pixels: NDArray[np.uint8] = image.permute(1, 2, 0).contiguous().cpu().numpy()
-    return pixels
+def _made(drawn: Drawn) -> Sequence[Tensor] | Tensor:
+    """The images that there are; one tensor where they came as one."""
+    if isinstance(drawn.images, Tensor):
+        return drawn.images
+    return [image for image in drawn.images if image is not None]
+
+
+def _on_cuda(drawn: Drawn) -> bool:
+    images = _made(drawn)
+    return len(images) > 0 and images[0].is_cuda
+
+
+def _faulty(score: Score, fault: str | None) -> Score:
+    return score if fault is None else Score(None, fault=fault)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qgate.bundle import Architecture, read_bundle, write_bundle
-from qgate.classifier import Gate, build_network, load_gate
+from qgate.classifier import Gate, _Judge, build_network, load_gate
 from qgate.errors import BundleError
 from qgate.records import Score
 
@@ -64,6 +64,16 @@ def test_a_score_does_not_depend_on_the_batch(tmp_path: Path) -> None:
 
     assert gate.score(faces(5))[2] == gate.score(faces(5)[2:3])[0]
     assert gate.score([]) == []
+
+
+def test_the_network_is_one_graph_without_a_break_for_torch_compile(tmp_path: Path) -> None:
+    judge = _Judge(read_bundle(save_bundle(tmp_path))).eval()
+    pixels = faces(2)[..., :64, :64]
+    with torch.inference_mode():
+        compiled = torch.compile(judge, fullgraph=True, backend="eager")(pixels)
+        expected = judge(pixels)
+
+    torch.testing.assert_close(compiled, expected)
 
 
 def test_an_image_that_shows_nothing_is_degenerate(tmp_path: Path) -> None:

@@ -12,9 +12,21 @@ SOURCES = sorted((ROOT / "qgate").rglob("*.py"))
 
 LAYERS = (
     ("errors", "records", "__init__"),
-    ("config", "latents", "preprocess", "gate", "rates", "labels", "cache", "images", "heat_picture", "fetch"),
+    (
+        "config",
+        "latents",
+        "preprocess",
+        "gate",
+        "rates",
+        "labels",
+        "cache",
+        "images",
+        "heat_picture",
+        "fetch",
+        "transfer",
+    ),
     ("answers", "agreement", "learning", "label_store", "label_boxes", "label_exchange"),
-    ("runtime", "bundle", "generators", "dataset", "heatmap", "report", "progress", "stopping"),
+    ("runtime", "runtime_cuda", "bundle", "generators", "dataset", "heatmap", "report", "progress", "stopping"),
     ("classifier",),
     ("worker", "scoring"),
     ("engines", "api"),
@@ -22,7 +34,7 @@ LAYERS = (
     ("watch",),
     ("run",),
     ("interpolate",),
-    ("cli", "cli_labels"),
+    ("cli", "cli_labels", "cli_options", "cli_stylegan2"),
 )
 """Lowest first; a part imports from its own layer and those below."""
 

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from qgate.config import GeneratorSettings
 from qgate.errors import WeightsError
 from qgate.generators import mobile_stylegan, open_generator, random_face
-from qgate.generators.mobile_stylegan import MobileStyleGan, inverse_haar
+from qgate.generators.mobile_stylegan import Block, MobileStyleGan, ToRgb, inverse_haar
+from qgate.generators.mobile_stylegan_fused import FusedBlock, FusedMobileStyleGan, FusedToRgb
 from qgate.latents import draw_z
 
 GOLDEN = np.load(Path(__file__).parent / "mobile_stylegan.npz")
@@ -50,6 +51,34 @@ def test_the_cpu_runtime_draws_what_torch_draws_in_every_batch(model: MobileStyl
     assert torch.equal(alone.images[0], third.images[2])
     assert alone.faults == [None]
     assert (alone.images[0].int() - reference[0].int()).abs().max() <= 1
+
+
+@torch.inference_mode()
+def test_the_fused_layers_compute_what_the_plain_ones_do() -> None:
+    torch.manual_seed(0)
+    block, to_rgb = Block(32, 16, 8), ToRgb(16)
+    for parameter in [*block.parameters(), *to_rgb.parameters()]:
+        torch.nn.init.normal_(parameter, std=0.3)
+    x, w = torch.randn(2, 32, 4, 4), torch.randn(2, 512) / 10
+    expected = block(x, w)
+
+    found = FusedBlock(block, torch.float32)(x.permute(0, 2, 3, 1), w)
+
+    torch.testing.assert_close(found.permute(0, 3, 1, 2), expected, atol=1e-4, rtol=1e-5)
+    rgb = FusedToRgb(to_rgb, torch.float32)(found, w).permute(0, 3, 1, 2)
+    torch.testing.assert_close(rgb, to_rgb(expected, w), atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_the_fused_network_reproduces_a_golden_face_and_fp16_stays_near_it(model: MobileStyleGan) -> None:
+    z, psi = torch.from_numpy(draw_z([42], 512)), torch.full((1, 1), 0.85)
+    w = model.w_avg.lerp(model.map(z), psi)
+    rgb = FusedMobileStyleGan(model, None).synthesize(w)[0]
+    halved, _ = FusedMobileStyleGan(model, torch.float16)(z, psi)
+
+    np.testing.assert_allclose(rgb[:, 480:544, 480:544].numpy(), GOLDEN["42_0.85/crop"], atol=1e-4)
+    assert ((rgb * 127.5 + 128).clamp(0, 255).byte().int() - halved[0].int()).abs().float().mean() < 0.2
 
 
 def test_the_inverse_haar_transform_of_one_low_coefficient_is_a_flat_square() -> None:

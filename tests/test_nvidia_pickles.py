@@ -8,6 +8,8 @@ import os
 import pickle
 import pickletools
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -20,6 +22,7 @@ import torch
 from qgate.errors import WeightsError
 from qgate.generators.nvidia.networks import read_network
 from qgate.generators.nvidia.pickles import Budget, unpickle
+from qgate.generators.stylegan2_files import convert
 
 HERE = Path(__file__).parent
 TORCH = (HERE / "stylegan2_ada_torch_format.pkl").read_bytes()
@@ -295,3 +298,23 @@ def test_mutated_files_end_in_no_error_but_ours(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.slow
 def test_ten_thousand_mutated_files_end_in_no_error_but_ours() -> None:
     assert fuzz(10_000, 1000) > 5000
+
+
+def test_the_reading_process_gets_no_more_memory_than_the_file_warrants() -> None:
+    program = (
+        "from qgate.generators.nvidia.child import bound\nbound(2**20)\nbytearray(2**26)\n"
+        "try:\n    bytearray(2**31)\nexcept MemoryError:\n    print('bounded')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    if Path("/proc/self/statm").exists():
+        assert done.stdout == "bounded\n"
+
+
+def test_a_refusal_comes_back_from_the_reading_process_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    file = tmp_path / "evil.pkl"
+    file.write_bytes(pickle.dumps(os.system, 4))
+
+    with pytest.raises(WeightsError, match=r"evil\.pkl: refused, since it .*system.*nothing was run"):
+        convert(file, tmp_path)
+    assert list(tmp_path.iterdir()) == [file]

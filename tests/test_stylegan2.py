@@ -16,6 +16,8 @@ from qgate.generators import Generator, open_generator
 from qgate.generators.nvidia.networks import read_network
 from qgate.generators.stylegan2 import build, draw_noise, noise_size
 from qgate.generators.stylegan2_files import convert, load_network, write_network
+from qgate.generators.stylegan2_fused import FusedBlock
+from qgate.generators.stylegan2_layers import Block
 from qgate.generators.stylegan2_spec import Arrays, Spec, check_arrays
 from qgate.runtime import make_executor
 from tests.nvidia_writer import tf_format, torch_format
@@ -51,6 +53,7 @@ def test_the_mapping_gives_the_golden_w(case: str) -> None:
     np.testing.assert_allclose(model.map(*inputs(case)).numpy(), GOLDEN[f"{case}/ws"], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("block", [Block, FusedBlock])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize(
     ("image", "psi", "cutoff", "noise_mode"),
@@ -58,9 +61,9 @@ def test_the_mapping_gives_the_golden_w(case: str) -> None:
 )
 @torch.inference_mode()
 def test_fp32_reproduces_the_golden_images(
-    case: str, image: str, psi: float, cutoff: int | None, noise_mode: str
+    case: str, image: str, psi: float, cutoff: int | None, noise_mode: str, block: type[Block]
 ) -> None:
-    model = build(*network(case), noise_mode)  # type: ignore[arg-type]
+    model = build(*network(case), noise_mode, block=block)  # type: ignore[arg-type]
 
     rgb = model.synthesize(model.map(*inputs(case, psi, cutoff)))
 
@@ -84,7 +87,7 @@ def test_the_cpu_runtime_draws_what_torch_draws_in_every_batch(case: str) -> Non
 
 def test_the_network_is_one_graph_without_a_break_for_torch_compile() -> None:
     case = "cond3_skip_32_clamp"
-    model = build(*network(case))
+    model = build(*network(case), block=FusedBlock)
     with torch.inference_mode():
         compiled, _ = torch.compile(model, fullgraph=True, backend="eager")(*inputs(case))
         reference, _ = model(*inputs(case))
@@ -102,10 +105,11 @@ def test_pixels_are_rounded_as_in_the_official_script() -> None:
 
 
 @pytest.mark.parametrize(("half", "error"), [(torch.float16, 2e-3), (torch.bfloat16, 1.5e-2)])
+@pytest.mark.parametrize("block", [Block, FusedBlock])
 @torch.inference_mode()
-def test_half_precision_stays_near_fp32(half: torch.dtype, error: float) -> None:
+def test_half_precision_stays_near_fp32(block: type[Block], half: torch.dtype, error: float) -> None:
     case = "cond3_skip_32_clamp"  # images of about -6..6 here, so of FFHQ's range a sixth of the error
-    single, halved = build(*network(case)), build(*network(case), half=half)
+    single, halved = build(*network(case)), build(*network(case), half=half, block=block)
     ws = single.map(*inputs(case))
 
     assert (single.synthesize(ws) - halved.synthesize(ws)).abs().mean() < error

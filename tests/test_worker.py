@@ -1,5 +1,5 @@
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -55,6 +55,27 @@ def test_out_of_memory_halves_the_batch_and_the_run_goes_on() -> None:
 
     assert [(candidate.seed, candidate.score.clean_prob) for candidate in judged] == scores(8, range(40))
     assert worker.batch_size == 2
+
+
+class _SmallGate(FakeGate):
+    """A device whose memory holds three images; remembers how many it was given."""
+
+    def __init__(self) -> None:
+        self.given: list[int] = []
+
+    def begin(self, images: Sequence[Tensor] | Tensor) -> Callable[[], list[Score]]:
+        self.given.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("fake")
+        return super().begin(images)
+
+
+def test_a_gate_out_of_memory_gets_fewer_images_from_then_on() -> None:
+    gate = _SmallGate()
+    judged = list(Worker(FakeGenerator("16"), gate, 8).judge(range(16), lambda seed, score: False))
+
+    assert [(candidate.seed, candidate.score.clean_prob) for candidate in judged] == scores(8, range(16))
+    assert gate.given == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
 
 
 class _Broken:

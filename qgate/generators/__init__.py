@@ -8,14 +8,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from qgate.errors import ConfigError, WeightsError
 from qgate.generators.base import Drawn, Generator, GeneratorInfo
 
 __all__ = ["Drawn", "Generator", "GeneratorInfo", "open_generator", "stylegan2_path"]
 
 if TYPE_CHECKING:
+    import torch  # what reads weights starts without it
+
     from qgate.config import GeneratorSettings  # the networks alone run where pydantic is not installed
 
     Opener = Callable[[str | None, GeneratorSettings, torch.device], Generator]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, overload
 
-from torch import Tensor
+from qgate.records import NONFINITE
+
+if TYPE_CHECKING:
+    from torch import Tensor  # what reads weights starts without torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +38,42 @@ class GeneratorInfo:
 class Drawn:
     """Candidates of a batch of seeds, in their order.
 
-    images: uint8 RGB (3, H, W) each, on the generator's device; None where the candidate could not be made.
-    faults: None, `nonfinite`, or why the candidate could not be made, in words.
+    images: uint8 RGB (3, H, W) each, or one tensor (n, 3, H, W), on the generator's device; None for a candidate that
+        could not be made.
+    faults: None, `nonfinite`, or why the candidate could not be made, in words. To look may wait for the device.
     sources: path of the file each came from, "" for drawn ones.
     """
 
-    images: list[Tensor | None]
-    faults: list[str | None]
+    images: Sequence[Tensor | None] | Tensor
+    faults: Sequence[str | None]
     sources: list[str]
+
+
+class Nonfinite(Sequence[str | None]):
+    """The faults of candidates drawn by a network, which are on their way from the device until someone looks."""
+
+    def __init__(self, means: Tensor) -> None:
+        """means: (n,), of each candidate; finite only if every pixel is."""
+        from qgate.transfer import HostCopy
+
+        self._finite = HostCopy(means.isfinite())
+
+    @cached_property
+    def _faults(self) -> list[str | None]:
+        return [None if finite else NONFINITE for finite in self._finite.wait().tolist()]
+
+    def __len__(self) -> int:
+        return len(self._faults)
+
+    @overload
+    def __getitem__(self, index: int) -> str | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str | None]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str | None] | None:
+        return self._faults[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
 
 
 class Generator(Protocol):

@@ -8,10 +8,10 @@ import torch
 
 from qgate.config import GeneratorSettings
 from qgate.generators import mobile_stylegan, random_face
-from qgate.generators.base import Drawn, GeneratorInfo
+from qgate.generators.base import Drawn, GeneratorInfo, Nonfinite
+from qgate.generators.mobile_stylegan_fused import FusedMobileStyleGan
 from qgate.latents import draw_z
-from qgate.records import NONFINITE
-from qgate.runtime import make_executor, pick_precision
+from qgate.runtime import HALF, expect_rows, make_executor, pick_precision
 
 LICENSE = (
     "MobileStyleGAN weights from the PyPI package random-face (Apache-2.0), distilled from NVIDIA's StyleGAN2 FFHQ "
@@ -27,7 +27,9 @@ class EmbeddedGenerator:
         self.precision = pick_precision(settings.precision, device)
         self._psi = settings.truncation_psi
         example = (torch.zeros(1, mobile_stylegan.Z_DIM), torch.ones(1, 1))
-        self._execute = make_executor(model, example, device, self.precision)
+        self._execute = make_executor(
+            model, example, device, self.precision, lambda: FusedMobileStyleGan(model, HALF.get(self.precision))
+        )
         self.info = GeneratorInfo(
             name="mobile-stylegan",
             digest=random_face.WHEEL.sha256,
@@ -35,8 +37,10 @@ class EmbeddedGenerator:
             license=LICENSE,
         )
 
+    def expect(self, rows: int) -> None:
+        expect_rows(self._execute, rows)
+
     def draw(self, seeds: Sequence[int]) -> Drawn:
         z = torch.from_numpy(draw_z(seeds, mobile_stylegan.Z_DIM))
         images, means = self._execute(z, torch.full((len(seeds), 1), self._psi))
-        faults = [None if finite else NONFINITE for finite in means.isfinite().tolist()]
-        return Drawn(images=list(images), faults=faults, sources=[""] * len(seeds))
+        return Drawn(images=images, faults=Nonfinite(means), sources=[""] * len(seeds))

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qgate.generators.pixels import to_pixels
 from qgate.generators.random_face import NUM_BLOCKS, Arrays
 
 Z_DIM = 512
@@ -125,12 +126,8 @@ class MobileStyleGan(nn.Module):
         return out
 
     def forward(self, z: Tensor, truncation_psi: Tensor) -> tuple[Tensor, Tensor]:
-        """z (n, 512), truncation_psi (n, 1) -> uint8 RGB (n, 3, 1024, 1024) and the mean of the unclamped RGB (n,).
-
-        The mean is finite only if every pixel is. Source of the rounding: NVIDIA's generate.py.
-        """
-        rgb = self.synthesize(self.w_avg.lerp(self.map(z), truncation_psi)).float()
-        return (rgb * 127.5 + 128).clamp(0, 255).to(torch.uint8), rgb.mean((1, 2, 3))
+        """z (n, 512), truncation_psi (n, 1) -> uint8 RGB (n, 3, 1024, 1024) and the mean of the unclamped RGB (n,)."""
+        return to_pixels(self.synthesize(self.w_avg.lerp(self.map(z), truncation_psi)).float())
 
 
 def inverse_haar(x: Tensor) -> Tensor:

@@ -7,7 +7,9 @@ Source: Karras et al., arXiv 1812.04948 (mapping, styles, noise), 1912.04958 (ar
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from qgate.generators.pixels import to_pixels
 from qgate.generators.stylegan2_layers import GAIN, SLOPE, Block, Params, under
 from qgate.generators.stylegan2_spec import Arrays, Spec, check_arrays
 
@@ -50,7 +53,14 @@ class MappingNetwork(nn.Module):
 class StyleGan2(nn.Module):
     """The whole generator."""
 
-    def __init__(self, spec: Spec, params: Params, noise_mode: NoiseMode, dtypes: Mapping[int, torch.dtype]) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        params: Params,
+        noise_mode: NoiseMode,
+        dtypes: Mapping[int, torch.dtype],
+        block: type[Block] = Block,
+    ) -> None:
         super().__init__()
         has_noise = "synthesis.b4.conv1.noise_const" in params
         self.spec, self.noise_mode = spec, noise_mode if has_noise else "none"
@@ -58,7 +68,7 @@ class StyleGan2(nn.Module):
         self.mapping = MappingNetwork(under(params, "mapping."), spec)
         self.w_avg = nn.Buffer(params["mapping.w_avg"])
         self.blocks = nn.ModuleList(
-            Block(under(params, f"synthesis.b{r}."), spec, r, noise, dtypes[r]) for r in spec.block_resolutions
+            block(under(params, f"synthesis.b{r}."), spec, r, noise, dtypes[r]) for r in spec.block_resolutions
         )
 
     def map(self, z: Tensor, truncation: Tensor, label: Tensor | None = None) -> Tensor:
@@ -111,23 +121,25 @@ class Synthesis(nn.Module):
         return to_pixels(self.generator.synthesize(ws, *noise))
 
 
-def to_pixels(rgb: Tensor) -> tuple[Tensor, Tensor]:
-    """RGB (n, 3, r, r), about -1..1 -> uint8 RGB and its mean (n,). Source of the rounding: NVIDIA's generate.py."""
-    return (rgb * 127.5 + 128).clamp(0, 255).to(torch.uint8), rgb.mean((1, 2, 3))
-
-
-def build(spec: Spec, arrays: Arrays, noise_mode: NoiseMode = "const", half: torch.dtype | None = None) -> StyleGan2:
+def build(
+    spec: Spec,
+    arrays: Arrays,
+    noise_mode: NoiseMode = "const",
+    half: torch.dtype | None = None,
+    block: type[Block] = Block,
+) -> StyleGan2:
     """The network in eval mode, on the CPU. Raises WeightsError where the arrays do not fit the spec.
 
     half: float16 or bfloat16 for the largest resolutions, as many as the network was trained with in half precision
         and four at least; None: fp32 everywhere.
+    block: the form of the layers: the plain one, or `FusedBlock` where `fuses(spec)`.
     """
     check_arrays(spec, arrays)
     params = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays.items()}
     rs = spec.block_resolutions
     halved = rs[max(1, len(rs) - max(spec.num_fp16_res, HALF_RESOLUTIONS)) :] if half is not None else []
     dtypes = {r: half if half is not None and r in halved else torch.float32 for r in rs}
-    return StyleGan2(spec, params, noise_mode, dtypes).eval().requires_grad_(False)
+    return StyleGan2(spec, params, noise_mode, dtypes, block).eval().requires_grad_(False)
 
 
 def noise_size(spec: Spec) -> int:
@@ -140,9 +152,15 @@ def draw_noise(seeds: Sequence[int], spec: Spec) -> NDArray[np.float32]:
 
     Its stream is not that of z, which is MT19937 of the same seed.
     """
-    size = noise_size(spec)
-    rows = [np.random.Generator(np.random.Philox(key=seed)).standard_normal(size, np.float32) for seed in seeds]
-    return np.stack(rows)
+    noise = np.empty((len(seeds), noise_size(spec)), np.float32)
+
+    def fill(row: NDArray[np.float32], seed: int) -> None:
+        np.random.Generator(np.random.Philox(key=seed)).standard_normal(dtype=np.float32, out=row)
+
+    # numpy lets go of the interpreter while it draws, millions of numbers a face.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(fill, noise, seeds))
+    return noise
 
 
 def _normalize(x: Tensor) -> Tensor:

@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from qgate.config import GeneratorSettings
 from qgate.errors import ConfigError
-from qgate.generators.base import Drawn, GeneratorInfo
+from qgate.generators.base import Drawn, GeneratorInfo, Nonfinite
 from qgate.generators.projected import read_latents
 from qgate.generators.stylegan2 import Synthesis, build, draw_noise
 from qgate.generators.stylegan2_files import load_network
+from qgate.generators.stylegan2_fused import FusedBlock, fuses
 from qgate.generators.stylegan2_spec import Spec
 from qgate.latents import draw_z
-from qgate.records import NONFINITE, class_of
-from qgate.runtime import HALF, make_executor, pick_precision
+from qgate.records import class_of
+from qgate.runtime import HALF, expect_rows, make_executor, pick_precision
 
 ONE = torch.tensor(1.0)
 LICENSE = (
@@ -38,15 +39,24 @@ class StyleGan2Generator:
         self.precision = pick_precision(settings.precision, device)
         on_cuda = device.type == "cuda"
         # On CUDA the network computes in half precision where that is safe; autocast would do it everywhere.
-        model = build(spec, network.arrays, settings.noise_mode, HALF.get(self.precision) if on_cuda else None)
+        half = HALF.get(self.precision) if on_cuda else None
+        model = build(spec, network.arrays, settings.noise_mode, half)
         self._random = model.noise_mode == "random"
         self._ws = _read_ws(settings, spec)
         if self._ws is None:
             self._class = _checked_class(settings.class_idx, spec, path)
             self._truncation = _truncation(settings, spec, path)
         example = tuple(row[:1] for row in self._inputs([0]))
-        module = model if self._ws is None else Synthesis(model).eval()
-        self._execute = make_executor(module, example, device, "fp32" if on_cuda else self.precision)
+        whole = self._ws is None
+
+        def fused() -> nn.Module | None:
+            if not fuses(spec):
+                return None
+            form = build(spec, network.arrays, settings.noise_mode, half, FusedBlock)
+            return form if whole else Synthesis(form).eval()
+
+        module = model if whole else Synthesis(model).eval()
+        self._execute = make_executor(module, example, device, "fp32" if on_cuda else self.precision, fused)
         self.info = GeneratorInfo(
             name="stylegan2-ada",
             digest=_digest(network.digest, self._ws),
@@ -56,10 +66,12 @@ class StyleGan2Generator:
             classes=spec.c_dim if self._ws is None else 0,
         )
 
+    def expect(self, rows: int) -> None:
+        expect_rows(self._execute, rows)
+
     def draw(self, seeds: Sequence[int]) -> Drawn:
         images, means = self._execute(*self._inputs(seeds))
-        faults = [None if finite else NONFINITE for finite in means.isfinite().tolist()]
-        return Drawn(images=list(images), faults=faults, sources=[""] * len(seeds))
+        return Drawn(images=images, faults=Nonfinite(means), sources=[""] * len(seeds))
 
     def _inputs(self, seeds: Sequence[int]) -> tuple[Tensor, ...]:
         """What the network takes for these seeds, each row from its seed alone."""

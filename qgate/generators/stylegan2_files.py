@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save
 from qgate.cache import cache_dir, new_entry
 from qgate.config import canonical_digest
 from qgate.errors import WeightsError
+from qgate.generators.nvidia.child import read_apart
 from qgate.generators.nvidia.networks import MAX_BYTES, read_network
 from qgate.generators.stylegan2_spec import Arrays, Spec, check_arrays
 
@@ -44,14 +45,12 @@ def load_network(path: Path) -> Network:
     """The generator in a .pkl of NVIDIA's or a converted .safetensors; WeightsError where there is none."""
     if path.suffix == ".safetensors":
         return _read_converted(path)
-    content = _read(path)
-    sha256 = hashlib.sha256(content).hexdigest()
+    sha256 = hashlib.sha256(_read(path)).hexdigest()
     entry = cache_dir() / "stylegan2-ada" / f"{FORMAT.split()[-1]}-{sha256}"
     if not entry.is_dir():
         print(f"qgate: converting {path} once, without running anything of it", file=sys.stderr)
-        spec, arrays = read_network(content, str(path))
         with new_entry(entry) as draft:
-            write_network(draft / "generator", spec, arrays, {"file": path.name, "sha256": sha256})
+            read_apart(path, draft / "generator")
     return _read_converted(entry / "generator.safetensors")
 
 
@@ -60,16 +59,23 @@ def convert(path: Path, output: Path | None) -> list[Path]:
 
     output: a folder, made where it is missing; None: the file's own. Files of these names are replaced.
     """
-    content = _read(path)
-    spec, arrays = read_network(content, str(path))
+    _read(path)
     folder = path.parent if output is None else output
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return write_network(
-            folder / path.stem, spec, arrays, {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()}
-        )
+        with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=folder) as draft:
+            read_apart(path, Path(draft) / path.stem)
+            drafts = sorted(Path(draft).iterdir())
+            return [made.replace(folder / made.name) for made in drafts]
     except OSError as error:
         raise WeightsError(f"{folder}: cannot be written ({error.strerror}); give another --output") from error
+
+
+def convert_here(path: Path, stem: Path) -> None:
+    """Read a .pkl in this process and write STEM.json and STEM.safetensors."""
+    content = _read(path)
+    spec, arrays = read_network(content, str(path))
+    write_network(stem, spec, arrays, {"file": path.name, "sha256": hashlib.sha256(content).hexdigest()})
 
 
 def _read(path: Path) -> bytes:

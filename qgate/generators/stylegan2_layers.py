@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,7 @@ class StyleConv(nn.Module):
         weight = params["weight"]
         c_out, c_in = weight.shape[:2]
         scale = 1 / (weight.abs().max().clamp_min(1e-12).item() * math.sqrt(9 * c_in))
+        self.scale = scale
         self.affine = Style(params["affine.weight"], params["affine.bias"])
         self.squares = nn.Buffer(weight.square().sum((2, 3)))
         scaled = (weight * scale).to(dtype)
@@ -122,6 +124,10 @@ class Up(nn.Module):
 class Block(nn.Module):
     """One resolution: a constant or an up-sampling convolution, a convolution, and what makes the image."""
 
+    conv: ClassVar[type[StyleConv]] = StyleConv
+    to_rgb: ClassVar[type[ToRgb]] = ToRgb
+    up: ClassVar[type[Up]] = Up
+
     def __init__(self, params: Params, spec: Spec, r: int, noise: bool, dtype: torch.dtype) -> None:
         super().__init__()
         fir = torch.tensor(spec.resample_filter)
@@ -133,13 +139,13 @@ class Block(nn.Module):
         channels = params["conv1.weight"].shape[0]
         self.dtype, self.num_convs = dtype, len(spec.convs(r))
         self.const = nn.Parameter(params["const"][None].to(dtype)) if r == 4 else None
-        self.conv0 = StyleConv(under(params, "conv0."), fir, clamp, 1.0, noise, dtype) if r > 4 else None
-        self.conv1 = StyleConv(under(params, "conv1."), None, clamp, gain, noise, dtype)
+        self.conv0 = self.conv(under(params, "conv0."), fir, clamp, 1.0, noise, dtype) if r > 4 else None
+        self.conv1 = self.conv(under(params, "conv1."), None, clamp, gain, noise, dtype)
         skip = params["skip.weight"] if residual else None
         self.skip = None if skip is None else nn.Parameter((skip * (gain / math.sqrt(skip.shape[1]))).to(dtype))
-        self.skip_up = Up(fir, channels, dtype) if residual else None
-        self.torgb = ToRgb(under(params, "torgb."), clamp, dtype) if spec.has_rgb(r) else None
-        self.rgb_up = Up(fir, 3, torch.float32) if spec.architecture == "skip" and r > 4 else None
+        self.skip_up = self.up(fir, channels, dtype) if residual else None
+        self.torgb = self.to_rgb(under(params, "torgb."), clamp, dtype) if spec.has_rgb(r) else None
+        self.rgb_up = self.up(fir, 3, torch.float32) if spec.architecture == "skip" and r > 4 else None
 
     def forward(
         self, x: Tensor | None, rgb: Tensor | None, ws: Tensor, noises: list[Tensor]

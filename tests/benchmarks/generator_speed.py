@@ -1,10 +1,13 @@
 """Faces per second of the generators by precision and batch size, alone and with the gate; random weights, no files.
 
     python tests/benchmarks/generator_speed.py [--generators stylegan2-ada] [--precisions fp32 fp16] [--batches 8 32]
-        [--seconds 5] [--compile] [--gate] [--official PATH_OF_STYLEGAN2_ADA_PYTORCH] [--json FILE]
+        [--seconds 5] [--no-compile | --max-autotune] [--gate] [--official PATH_OF_STYLEGAN2_ADA_PYTORCH] [--json FILE]
 
-Needs torch and numpy; the gate also timm and pydantic; what is lacking is said and left out. The official code takes
-turns with ours in the same run, at every precision and batch size. Bounds: `anchors.md`, section 2b, for one H200.
+On CUDA our networks run as in `qgate run`: compiled and captured, the gate a batch behind the generator. The official
+code takes turns with them in the same run, at every precision and batch size, with the settings that suit it best:
+cuDNN's search for algorithms, TF32, and half precision in both memory formats. A batch that does not fit is halved.
+Needs torch, numpy and rich; the gate also timm, pydantic and safetensors; what is lacking is said and left out.
+Bounds: `anchors.md`, section 2b, for one H200.
 """
 
 from __future__ import annotations
@@ -12,12 +15,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -26,8 +32,14 @@ import torch
 from torch import Tensor, nn
 
 from qgate.generators.mobile_stylegan import MobileStyleGan
+from qgate.generators.mobile_stylegan_fused import FusedMobileStyleGan
 from qgate.generators.stylegan2 import build
+from qgate.generators.stylegan2_fused import FusedBlock
 from qgate.generators.stylegan2_spec import Arrays, Spec, parameter_shapes
+from qgate.runtime_cuda import CudaExecutor
+
+if TYPE_CHECKING:
+    from qgate.classifier import Gate  # the networks alone run where pydantic is not installed
 
 H200_BOUND = {"stylegan2-ada": 4152.0, "mobile-stylegan": 16228.0}
 """Faces/s at 1024x1024 in bf16 where every layer reads and writes once."""
@@ -69,43 +81,64 @@ def random_network(resolution: int) -> tuple[Spec, Arrays]:
 def ours(generator: str, precision: str, device: torch.device, options: argparse.Namespace) -> Draw:
     half = HALF[precision]
     module: nn.Module
+    fused: nn.Module
     if generator == "stylegan2-ada":
         spec, arrays = random_network(options.resolution)
-        module, columns, autocast = build(spec, arrays, half=half), spec.num_ws, False
+        columns, autocast = spec.num_ws, None
+        module, fused = build(spec, arrays, half=half), build(spec, arrays, half=half, block=FusedBlock)
     else:
         torch.manual_seed(0)
-        module, columns, autocast = MobileStyleGan(), 1, half is not None
-        for parameter in module.parameters():
+        columns, autocast, plain = 1, half, MobileStyleGan()
+        for parameter in plain.parameters():
             nn.init.normal_(parameter, std=0.05)
-    module = module.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
-    if options.compile:
-        module = torch.compile(module, mode=options.compile_mode, fullgraph=True)  # type: ignore[assignment]
+        module, fused = plain.eval(), FusedMobileStyleGan(plain, half).eval()
+    module.requires_grad_(False)
+    fused.requires_grad_(False)
+    torch.compiler.reset()  # so that many settings in one process do not reach its limit of compilations
+    execute = CudaExecutor(module, fused, device, autocast)
 
     def draw(n: int) -> Tensor:
-        z, truncation = torch.randn(n, 512, device=device), torch.ones(n, columns, device=device)
-        with torch.autocast(device.type, dtype=half, enabled=autocast):
-            images: Tensor = module(z, truncation)[0]
-        return images.clone() if options.compile else images
+        return execute(torch.randn(n, 512, device=device), torch.ones(n, columns, device=device))[0]
 
     return draw
 
 
-def official(precision: str, device: torch.device, options: argparse.Namespace) -> Draw:
+def official(precision: str, channels_last: bool, device: torch.device, options: argparse.Namespace) -> Draw:
     """The generator of a checkout of NVIDIA's stylegan2-ada-pytorch, by its public interface."""
     if options.official not in sys.path:
         sys.path.insert(0, options.official)
     networks = importlib.import_module("training.networks")
-    half = {"num_fp16_res": 4, "conv_clamp": 256} if precision == "fp16" else {"num_fp16_res": 0}
-    kwargs = {"channel_base": 32768, "channel_max": 512, **half}
+    half = {"num_fp16_res": 4, "conv_clamp": 256, "fp16_channels_last": channels_last}
+    kwargs = {"channel_base": 32768, "channel_max": 512, **(half if precision == "fp16" else {"num_fp16_res": 0})}
     arguments = {"z_dim": 512, "c_dim": 0, "w_dim": 512, "img_resolution": options.resolution, "img_channels": 3}
     module = networks.Generator(**arguments, mapping_kwargs={"num_layers": 8}, synthesis_kwargs=kwargs)
     module = module.eval().requires_grad_(False).to(device)
 
     def draw(n: int) -> Tensor:
-        rgb = module(torch.randn(n, 512, device=device), torch.zeros(n, 0, device=device), noise_mode="const")
-        return (rgb * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+        with its_settings():
+            rgb = module(torch.randn(n, 512, device=device), torch.zeros(n, 0, device=device), noise_mode="const")
+            return (rgb * 127.5 + 128).clamp(0, 255).to(torch.uint8)
 
     return draw
+
+
+@contextmanager
+def its_settings() -> Iterator[None]:
+    """cuDNN as the official training sets it, and TF32 where it computes in fp32."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = True, False, True, True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def its_operations() -> str:
+    """Whether the official code found its own CUDA kernels, which it compiles at the first use."""
+    modules = [sys.modules.get(f"torch_utils.ops.{name}") for name in ("bias_act", "upfirdn2d")]
+    found = all(getattr(module, "_plugin", None) is not None for module in modules)
+    return "its own CUDA kernels" if found else "its reference operations: its CUDA kernels were not compiled"
 
 
 @torch.inference_mode()
@@ -133,46 +166,70 @@ def measure(draw: Callable[[int], Any], batch: int, seconds: float, device: torc
     return faces / (time.perf_counter() - start), peak
 
 
-def find_gate(device: torch.device) -> Callable[[list[Tensor]], Any] | None:
+def find_gate(device: torch.device) -> Gate | None:
     try:
         from qgate.classifier import load_gate
     except ImportError as error:
         print(f"lacking for the gate: {error.name}; generation + scoring is left out", file=sys.stderr)
         return None
-    return load_gate("default", str(device)).score
+    return load_gate("default", str(device))
 
 
-def with_gate(draw: Draw, score: Callable[[list[Tensor]], Any]) -> Callable[[int], Any]:
-    return lambda n: score(list(draw(n)))
+def with_gate(draw: Draw, gate: Gate) -> Callable[[int], Any]:
+    """Draws, starts to score, and waits for the scores of the batch before, as the worker does."""
+    begun: deque[Callable[[], Any]] = deque()
+
+    def step(n: int) -> Any:
+        begun.append(gate.begin(draw(n)))
+        return begun.popleft()() if len(begun) > 1 else None
+
+    return step
 
 
 def ways(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, str, str, Callable[[int], Any]]]:
     """(generator, precision, what, a step) for everything that is asked for and there."""
-    score = find_gate(device) if options.gate else None
+    gate = find_gate(device) if options.gate else None
     for generator in options.generators:
         for precision in options.precisions:
             draw = ours(generator, precision, device, options)
             yield generator, precision, "draw", draw
-            if score is not None:
-                yield generator, precision, "draw + score", with_gate(draw, score)
+            if gate is not None:
+                yield generator, precision, "draw + score", with_gate(draw, gate)
             if generator == "stylegan2-ada" and options.official and precision != "bf16":
-                yield generator, precision, "draw, official", official(precision, device, options)
+                for last in (False, True)[: 2 if precision == "fp16" else 1]:
+                    what = "official, nhwc" if last else "official"
+                    yield generator, precision, what, official(precision, last, device, options)
+
+
+def measure_or_halve(
+    step: Callable[[int], Any], batch: int, seconds: float, device: torch.device
+) -> tuple[int, float, float | None] | None:
+    """Batch, faces/s and peak GiB; halves the batch while it does not fit, None where one face does not."""
+    while batch >= 1:
+        try:
+            return batch, *measure(step, batch, seconds, device)
+        except torch.OutOfMemoryError:
+            print(f"a batch of {batch} does not fit; halved", file=sys.stderr)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        batch //= 2
+    return None
 
 
 def run(options: argparse.Namespace, device: torch.device) -> list[Measurement]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"{name}, torch {torch.__version__}, {options.resolution}x{options.resolution}, compile: {options.compile}")
+    print(f"{name}, torch {torch.__version__}, {options.resolution}x{options.resolution}")
     print(
         f"{'generator':16} {'precision':9} {'batch':>5} {'what':15} {'faces/s':>9} {'peak GiB':>8} {'% of bound':>10}"
     )
-    rows = []
+    rows: list[Measurement] = []
     for generator, precision, what, step in ways(options, device):
         for batch in options.batches:
-            try:
-                rate, peak = measure(step, batch, options.seconds, device)
-            except torch.OutOfMemoryError:
+            found = measure_or_halve(step, batch, options.seconds, device)
+            if found is None:
                 print(f"{generator:16} {precision:9} {batch:5} {what:15} out of memory")
                 continue
+            batch, rate, peak = found
             bound = H200_BOUND[generator] if "H200" in name and options.resolution == 1024 else None
             share = None if bound is None else 100 * rate / bound
             rows.append(Measurement(generator, precision, batch, what, rate, peak, share))
@@ -183,6 +240,23 @@ def run(options: argparse.Namespace, device: torch.device) -> list[Measurement]:
     return rows
 
 
+def compare(rows: list[Measurement]) -> None:
+    """Print the best of ours against the best of the official code, each at its best batch and precision."""
+    ours, theirs = (
+        [row for row in rows if row.generator == "stylegan2-ada" and row.what.startswith(what)]
+        for what in ("draw", "official")
+    )
+    ours = [row for row in ours if row.what == "draw"]
+    if ours and theirs:
+        best, other = (max(found, key=lambda row: row.faces_per_second) for found in (ours, theirs))
+        print(f"the official code ran with {its_operations()}")
+        print(
+            f"best of ours {best.faces_per_second:.1f} faces/s ({best.precision}, batch {best.batch}), of the official "
+            f"code {other.faces_per_second:.1f} ({other.precision}, batch {other.batch}): "
+            f"{best.faces_per_second / other.faces_per_second:.2f} times"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--generators", nargs="+", default=list(H200_BOUND), choices=list(H200_BOUND))
@@ -191,13 +265,18 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, default=1024, help="of stylegan2-ada")
     parser.add_argument("--seconds", type=float, default=5.0, help="per measurement")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true", help="torch.compile our networks")
-    parser.add_argument("--compile-mode", default="max-autotune-no-cudagraphs")
+    parser.add_argument("--no-compile", action="store_true", help="our networks op by op")
+    parser.add_argument("--max-autotune", action="store_true", help="let the compiler search for more kernels, longer")
     parser.add_argument("--gate", action="store_true", help="measure generation + scoring too")
     parser.add_argument("--official", help="path of a checkout of NVIDIA's stylegan2-ada-pytorch")
     parser.add_argument("--json", type=Path, help="write the figures there too")
     options = parser.parse_args()
+    if options.no_compile or options.device == "cpu":
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    if options.max_autotune:
+        importlib.import_module("torch._inductor.config").max_autotune = True
     rows = run(options, torch.device(options.device))
+    compare(rows)
     if options.json is not None:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
 

@@ -1,0 +1,128 @@
+"""What runs a network on CUDA, as far as a CPU can show it: nothing is captured here, and nothing is pinned."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qgate.runtime_cuda import CudaExecutor, difference
+
+CPU = torch.device("cpu")
+
+
+class Rows(nn.Module):
+    """Pixels, and how many rows the batch has; a device's memory holds `most` of them."""
+
+    def __init__(self, most: int = 100) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if len(x) > self.most:
+            raise torch.OutOfMemoryError("fake")
+        return (x * 2).to(torch.uint8), torch.full((len(x),), float(len(x)))
+
+
+class Same(nn.Module):
+    """Pixels, and the same number for every row."""
+
+    def __init__(self, number: float = 1.0) -> None:
+        super().__init__()
+        self.number = number
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return (x * 2).to(torch.uint8), torch.full((len(x),), self.number)
+
+
+class Looking(Same):
+    """Looks at a value, which no compiled graph can."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return super().forward(x if x.sum().item() > 0 else -x)
+
+
+def rows(n: int) -> Tensor:
+    return torch.arange(1.0, n + 1)[:, None]
+
+
+def executor(module: nn.Module, fused: nn.Module | None = None) -> CudaExecutor:
+    return CudaExecutor(module, fused, CPU, None, backend="eager")
+
+
+def test_a_smaller_batch_is_filled_up_and_its_own_rows_come_back() -> None:
+    execute = executor(Rows())
+    execute(rows(8))
+    pixels, size = execute(rows(3))
+
+    assert pixels.tolist() == [[2], [4], [6]]
+    assert size.tolist() == [8.0, 8.0, 8.0]
+
+
+def test_the_first_batch_is_filled_up_to_what_is_expected() -> None:
+    execute = executor(Rows())
+    execute.expect(9)
+
+    assert [execute(rows(n))[1][0].item() for n in (2, 9, 1)] == [9, 9, 9]
+
+
+def test_a_larger_batch_doubles_the_size_at_least() -> None:
+    execute = executor(Rows())
+
+    assert [execute(rows(n))[1][0].item() for n in (3, 4, 2, 20)] == [3, 6, 6, 20]
+
+
+def test_the_compiled_form_runs_where_it_computes_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    execute = executor(Same(), Same(1.001))
+
+    assert execute(rows(8))[1].tolist() == pytest.approx([1.001] * 8)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_handful_is_not_compiled(capsys: pytest.CaptureFixture[str]) -> None:
+    assert executor(Same(), Same(1.001))(rows(7))[1].tolist() == [1.0] * 7
+    assert capsys.readouterr().err == ""
+
+
+def test_a_compiled_form_that_computes_otherwise_is_said_and_not_used(capsys: pytest.CaptureFixture[str]) -> None:
+    execute = executor(Same(), Same(1.5))
+
+    assert execute(rows(8))[1].tolist() == [1.0] * 8
+    assert execute(rows(2))[1].tolist() == [1.0] * 2
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert "output 1 differs by 0.5 on average, 0.02 is allowed" in warning
+
+
+def test_what_cannot_be_compiled_is_said_once_and_runs_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    execute = executor(Looking())
+
+    assert execute(rows(8))[0][:3].tolist() == [[2], [4], [6]]
+    assert execute(rows(8))[0][:3].tolist() == [[2], [4], [6]]
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert "torch.compile failed" in warning
+
+
+def test_compiling_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
+
+    assert executor(Same(), Same(1.5))(rows(8))[1].tolist() == [1.0] * 8
+    assert capsys.readouterr().err == ""
+
+
+def test_after_running_out_of_memory_a_smaller_batch_is_not_filled_up_again() -> None:
+    execute = executor(Rows(most=4))
+    with pytest.raises(torch.OutOfMemoryError):
+        execute(rows(7))
+
+    assert execute(rows(4))[1].tolist() == [4.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (torch.tensor([1.0, float("nan")]), None),
+        (torch.tensor([1.01, float("nan")]), None),
+        (torch.tensor([1.0, 2.0]), "output 0 is finite elsewhere"),
+        (torch.tensor([1.2, float("nan")]), "output 0 differs by 0.1 on average, 0.02 is allowed"),
+    ],
+)
+def test_rounding_is_allowed_and_more_is_not(found: Tensor, words: str | None) -> None:
+    assert difference((found,), (torch.tensor([1.0, float("nan")]),)) == words
