@@ -35,6 +35,8 @@ class Scorer(Protocol):
     def begin(self, images: Sequence[Tensor] | Tensor) -> Callable[[], list[Score]]:
         """Start to score; the function that is returned waits for the scores."""
 
+    def score(self, images: Sequence[Tensor] | Tensor) -> list[Score]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
