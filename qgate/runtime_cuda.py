@@ -162,7 +162,7 @@ def _captured(
 ) -> Callable[..., tuple[Tensor, ...]]:
     """The function as a CUDA graph over memory of its own; the function itself where it cannot be captured."""
     places = tuple(tensor.to(device, copy=True) for tensor in inputs)
-    side = torch.cuda.Stream(device)
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(side):
         function(*places)  # libraries set themselves up at the first call on a stream, which no capture may hold

@@ -19,7 +19,7 @@ class HostCopy:
             with torch.cuda.device(tensor.device):
                 self._tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
                 self._tensor.copy_(tensor, non_blocking=True)
-                self._done = torch.cuda.Event()
+                self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 self._done.record()
 
     def wait(self) -> Tensor:

@@ -35,6 +35,8 @@ class Scorer(Protocol):
     def begin(self, images: Sequence[Tensor] | Tensor) -> Callable[[], list[Score]]:
         """Start to score; the function that is returned waits for the scores."""
 
+    def score(self, images: Sequence[Tensor] | Tensor) -> list[Score]: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Judged:
@@ -168,7 +170,7 @@ class Worker:
         with torch.cuda.device(image.device):
             # A stream of its own, which waits for nothing: a judged image is complete, and what its own stream has
             # been given since is another batch's.
-            self._copies = self._copies or torch.cuda.Stream()
+            self._copies = self._copies or torch.cuda.Stream()  # type: ignore[no-untyped-call]
             image.record_stream(self._copies)
             with torch.cuda.stream(self._copies):
                 return HostCopy(image.permute(1, 2, 0).contiguous())

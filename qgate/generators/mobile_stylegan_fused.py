@@ -46,7 +46,8 @@ class FusedBlock(nn.Module):
         self.conv1, self.conv2 = FusedConv(plain.conv1, half), FusedConv(plain.conv2, half)
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        x = haar_sums(modulated(x, self.up.affine(w))).to(self.conv1.weight.dtype)
+        half = self.conv1.weight.dtype
+        x = haar_sums(modulated(x, self.up.affine(w)).to(half).float()).to(half)
         out: Tensor = self.conv2(self.conv1(x, w), w)
         return out
 
