@@ -158,9 +158,12 @@ def test_a_killed_training_goes_on_after_its_last_whole_epoch_and_ends_the_same(
 
 
 def test_a_store_remembers_what_a_training_with_its_labels_reached(tmp_path: Path) -> None:
-    answers = {0: (Decision.CLEAN, 0), 3: (Decision.ARTIFACT, 3)}
+    answers = {
+        0: lambda face: Answer(face=face, annotator="test", decision=Decision.CLEAN, severity=0),
+        3: lambda face: Answer(face=face, annotator="test", decision=Decision.ARTIFACT, severity=3),
+    }
     with LabelStore(tmp_path / "labels.db") as store:
-        store.add_all(Answer(Face("fake:64", seed), "test", *answers[brightness(seed)]) for seed in range(96))
+        store.add_all(answers[brightness(seed)](Face("fake:64", seed)) for seed in range(96))
         assert store.advice().at == 100
     summary = train(recipe(tmp_path, sources=[str(tmp_path / "labels.db")]))
     with LabelStore(tmp_path / "labels.db") as store:

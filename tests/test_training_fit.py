@@ -37,6 +37,22 @@ def test_a_clean_face_with_rare_contents_counts_more_and_an_artifact_does_not() 
     assert make_targets(votes, contents, settings).weight.tolist() == [4.0, 1.0, 1.0, 1.0, 1.0]
 
 
+def test_an_artifact_without_a_region_teaches_nothing_of_regions() -> None:
+    face = Face("fake:64", 1)
+    votes = [[Label(face, 0, (), "a")], [Label(face, 3, (), "a")], [Label(face, 3, ("eyes",), "a")]]
+    assert make_targets(votes, [None] * 3, TargetSettings()).named.tolist() == [True, False, True]
+
+
+def test_every_backbone_can_have_its_first_stages_frozen() -> None:
+    for backbone in ("resnet18", "test_vit", "test_convnext"):
+        network = build_network(Architecture(backbone=backbone))
+        still = freeze(network, 1)
+        learned = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+        assert still
+        assert 0 < len(learned) < len(list(network.parameters()))
+        assert network.training
+
+
 @pytest.mark.parametrize("stride", [1, 2])
 def test_depthwise_gradients_are_those_of_the_plain_convolution(stride: int) -> None:
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
@@ -139,7 +140,9 @@ class _Student:
             logits = self._network(x.contiguous(memory_format=torch.channels_last)).float()
         losses = F.binary_cross_entropy_with_logits(logits[:, 0], targets.clean, reduction="none")
         loss = (losses * targets.weight).sum() / targets.weight.sum()
-        loss = loss + self._region_weight * F.binary_cross_entropy_with_logits(logits[:, 1:], targets.regions)
+        if (named := targets.named).any():
+            regions = F.binary_cross_entropy_with_logits(logits[named, 1:], targets.regions[named])
+            loss = loss + self._region_weight * regions
         (loss / self._settings.accumulate).backward()  # type: ignore[no-untyped-call]
         self.steps += 1
         if self.steps % self._settings.accumulate == 0 or self.steps == self.total_steps:
@@ -221,14 +224,16 @@ def _gather(pixels: Pixels, rows: Sequence[int] | NDArray[np.int64]) -> Tensor:
 def freeze(network: nn.Module, stages: int) -> list[nn.Module]:
     """Fix the stem and the first stages, which see edges and colours: about half of a step's time is saved.
 
-    network: a timm EfficientNet. Returns the fixed parts, which must stay in eval mode.
+    network: of timm, which says what its stages are. Returns the fixed layers, which must stay in eval mode.
     """
-    blocks = network.get_submodule("blocks")
-    parts = [network.get_submodule("conv_stem"), network.get_submodule("bn1")]
-    parts += [blocks.get_submodule(str(stage)) for stage in range(stages)]
-    for part in parts:
-        part.requires_grad_(False)
-    return parts
+    matcher = network.group_matcher(coarse=True)  # type: ignore[operator]
+    groups = group_parameters(network, matcher)
+    fixed = {name for stage in sorted(groups)[: stages + 1] for name in groups[stage]}
+    for name, parameter in network.named_parameters():
+        if name in fixed:
+            parameter.requires_grad_(False)
+    layers = [layer for layer in network.modules() if not list(layer.children())]
+    return [layer for layer in layers if (own := list(layer.parameters())) and not any(p.requires_grad for p in own)]
 
 
 def _in_half(precision: str, device: torch.device) -> bool:

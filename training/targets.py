@@ -19,10 +19,14 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Targets of some faces as float32 tensors: clean (n,) and regions (n, regions), 0..1; weight (n,), above 0."""
+    """Targets of some faces as tensors.
+
+    clean (n,) and regions (n, regions): float32, 0..1. named: bool (n,). weight: float32 (n,), above 0.
+    """
 
     clean: Tensor
     regions: Tensor
+    named: Tensor
     weight: Tensor
 
 
@@ -32,34 +36,42 @@ class Targets:
 
     clean: (n,), soft by severity; what is learned.
     regions: (n, regions), share of votes that name the region.
+    named: bool (n,), whether the votes say what is wrong; an artifact without a region teaches nothing of regions.
     clean_votes: (n,), share of votes whose severity is no artifact; what calibration and figures go by.
     weight: (n,), how much a face counts in the loss of clean.
     """
 
     clean: Floats
     regions: Floats
+    named: NDArray[np.bool_]
     clean_votes: Floats
     weight: Floats
 
     def of(self, rows: NDArray[np.int64], device: torch.device) -> Batch:
         """Those of some rows."""
-        parts = (self.clean[rows], self.regions[rows], self.weight[rows])
-        return Batch(*(torch.tensor(part, dtype=torch.float32, device=device) for part in parts))
+        parts = (self.clean[rows], self.regions[rows], self.named[rows], self.weight[rows])
+        types = (torch.float32, torch.float32, torch.bool, torch.float32)
+        return Batch(*(torch.tensor(part, dtype=kind, device=device) for part, kind in zip(parts, types, strict=True)))
 
 
 def make_targets(
     votes: Iterable[Sequence[Label]], contents: Iterable[frozenset[str] | None], settings: TargetSettings
 ) -> Targets:
     """Targets of faces from their votes, at least one each, and from what else is known to be in the picture."""
-    clean, regions, clean_votes, weight = [], [], [], []
+    clean, regions, named, clean_votes, weight = [], [], [], [], []
     for labels, things in zip(votes, contents, strict=True):
         clean.append(np.mean([settings.clean_by_severity[label.severity] for label in labels]))
         regions.append(np.mean([[region in label.regions for region in REGIONS] for label in labels], axis=0))
+        named.append(all(label.regions or not label.artifact for label in labels))
         clean_votes.append(np.mean([not label.artifact for label in labels]))
         spared = clean_votes[-1] > 0.5 and things is not None
         weight.append(
             max((settings.clean_weights.get(thing, 1.0) for thing in things or ()), default=1.0) if spared else 1.0
         )
     return Targets(
-        np.array(clean), np.array(regions).reshape(-1, len(REGIONS)), np.array(clean_votes), np.array(weight)
+        clean=np.array(clean),
+        regions=np.array(regions).reshape(-1, len(REGIONS)),
+        named=np.array(named, bool),
+        clean_votes=np.array(clean_votes),
+        weight=np.array(weight),
     )
