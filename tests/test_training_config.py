@@ -15,7 +15,10 @@ RECIPE = Path("configs/train.yaml")
 
 def test_the_shipped_recipe_reads() -> None:
     config = load_train_config(RECIPE)
-    assert [source.path for source in config.sources] == [SHIPPED]
+    assert [(source.path, source.learn_only) for source in config.sources] == [
+        (SHIPPED, False),
+        ("training/labels/more.csv", True),
+    ]
     assert config.output == "qgate/gates/default"
     assert not str(config.report_folder).startswith("qgate/")
 

@@ -5,13 +5,15 @@ Nothing is cut away, since artifacts at the border count; blur stays milder than
 
 from __future__ import annotations
 
+import io
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
-from torchvision.io import decode_jpeg, encode_jpeg
 
 from qgate.config import Settings
 
@@ -82,4 +84,6 @@ def _rescale(x: Tensor) -> Tensor:
 
 
 def _jpeg(pixels: Tensor) -> Tensor:
-    return decode_jpeg(encode_jpeg(pixels.contiguous(), int(torch.randint(40, 96, ()))))
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=int(torch.randint(40, 96, ())))
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
