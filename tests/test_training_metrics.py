@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qgate.bundle import Calibration
 from qgate.records import REGIONS
 from training import metrics
 from training.curves import curves
@@ -19,6 +20,17 @@ def test_platts_fit_finds_the_numbers_that_made_the_votes() -> None:
         slope, offset = metrics.fit_platt(logits, 1 / (1 + np.exp(-(1.7 * logits - 0.6))))
         assert (slope, offset) == (pytest.approx(1.7, abs=1e-3), pytest.approx(-0.6, abs=1e-4))
     assert metrics.fit_platt(np.ones(4), np.array([0.0, 1.0, 0.5, 0.5])) == (0.0, 0.0)
+
+
+def test_few_faces_hardly_move_a_calibration_and_many_decide_it() -> None:
+    before = Calibration(slope=1.0, offset=0.0)
+    found = {}
+    for n in (5, 5000):
+        logits = np.linspace(-3, 3, n)
+        votes = 1 / (1 + np.exp(-(3.0 * logits - 2.0)))
+        found[n] = metrics.fit_platt(logits, metrics.lean_on(before, logits, votes))
+    assert found[5] == pytest.approx((1.0, 0.0), abs=0.15)
+    assert found[5000] == pytest.approx((3.0, -2.0), abs=0.15)
 
 
 def test_log_odds_of_what_float32_rounds_to_one_are_finite() -> None:

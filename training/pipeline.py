@@ -23,7 +23,7 @@ from training.draw import Pixels, Say
 from training.figures import figures
 from training.fit import Fitted, fit, predict
 from training.judging import Judged, decided, join, score
-from training.metrics import Bools, auroc, brier, fit_platt, threshold_table, to_logits
+from training.metrics import Bools, auroc, brier, fit_platt, lean_on, threshold_table, to_logits
 from training.sources import LabelSet, is_shipped, read_sources
 from training.split import Split, split_rows
 from training.targets import Floats, Targets, make_targets
@@ -125,7 +125,10 @@ class Training:
         state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
         rows = self.rows[Split.CALIBRATION]
         probs = self._judge(state, self._card(), pixels, rows)
-        self.platt = slope, _ = fit_platt(to_logits(probs), self.targets.clean_votes[rows])
+        logits, votes = to_logits(probs), self.targets.clean_votes[rows]
+        if self.first is not None:
+            votes = lean_on(self.first.calibration, logits, votes)
+        self.platt = slope, _ = fit_platt(logits, votes)
         if slope <= 0:
             raise QgateError("the network learned nothing: its logits do not rise with clean votes; train longer")
         card = self._card()
