@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,10 +73,8 @@ class Served:
                 connection.putheader(name, value)
             if data and "Content-Length" not in (headers or {}):
                 connection.putheader("Content-Length", str(len(data)))
-            connection.endheaders()
-            # Refused before the body was read: the answer is there already.
-            with suppress(OSError):
-                connection.send(data)
+            # In one piece: a server that has refused and closed answers what comes later with a reset.
+            connection.endheaders(data)
             reply = connection.getresponse()
             return Reply(reply.status, {k.lower(): v for k, v in reply.getheaders()}, reply.read())
         finally:

@@ -37,6 +37,7 @@ where artifacts are small, needs no gradients and follows the head's pooling exa
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,10 +49,10 @@ from torch import Tensor, nn
 
 from qgate.bundle import DEFAULT, read_bundle
 from qgate.classifier import Gate, build_network
-from qgate.label_store import read_any
 from qgate.labels import Face, gather_votes
-from training.config import load_train_config
+from training.config import find, load_train_config
 from training.draw import draw_faces
+from training.sources import read_source
 from training.split import Split, split_rows
 
 BOXES = """
@@ -106,6 +107,7 @@ BOXES = """
 """
 """Seed, then boxes as left, top, right, bottom in tenths of the picture."""
 
+CPU = torch.device("cpu")
 CLEAN = 60
 KINDS = ("swirl", "melt", "blob", "piece", "smear")
 
@@ -123,9 +125,7 @@ def main() -> None:
 
     boxed, clean = choose_faces()
     chosen = sorted(boxed) + clean
-    pixels = np.array(
-        draw_faces(chosen, bundle.card.preprocessing, torch.device("cpu"), lambda text, important=False: print(text))
-    )
+    pixels = np.stack([np.load(path) for path in draw_faces(chosen, bundle.card.preprocessing, CPU, say)])
     side = pixels.shape[-1]
     injected = [
         inject(
@@ -159,12 +159,16 @@ def main() -> None:
         print(f"{name:24}" + "".join(f"{rate:18.3f}" for rate in rates), flush=True)
 
 
+def say(text: str, important: bool = False, done: int = 0, total: int = 0) -> None:
+    print(text, file=sys.stderr)
+
+
 def choose_faces() -> tuple[dict[Face, list[list[float]]], list[Face]]:
     """Held-out faces: those with boxes, and some that are labelled clean twice."""
     config = load_train_config(Path("configs/train.yaml"))
-    votes = gather_votes(read_any(Path("training/labels/train.csv")))
+    votes = gather_votes(read_source(find(config.sources[0].path), config.generators))
     faces = sorted(votes)
-    rows = split_rows(faces, config.splits)
+    rows = split_rows([str(face.seed) for face in faces], config.splits)
     held = [faces[row] for row in sorted(rows[Split.TEST] + rows[Split.CALIBRATION] + rows[Split.VALIDATION])]
     boxes: dict[int, list[list[float]]] = {}
     for line in BOXES.strip().splitlines():
