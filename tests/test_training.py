@@ -19,10 +19,12 @@ from training import metrics
 from training.augment import AugmentSettings
 from training.command import train
 from training.crossfit import CrossValidation
+from training.evaluate import unseen
 from training.fit import fit, predict
 from training.judging import score
 from training.pipeline import Training
-from training.split import Split
+from training.sources import read_sources
+from training.split import Split, split_of
 
 
 @pytest.fixture(autouse=True)
@@ -108,6 +110,23 @@ def test_faces_that_are_no_random_sample_are_only_learned_from(tmp_path: Path) -
     for held, others in (CrossValidation(training)._parts(number) for number in range(3)):
         assert not mine & set(held)
         assert mine <= set(others)
+
+
+def test_faces_that_a_gate_only_learned_from_never_judge_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = write_labels(tmp_path / "plain.csv", range(200), brightness)
+    chosen = write_labels(tmp_path / "chosen.csv", range(1000, 1040), brightness)
+    config = learnable(tmp_path, sources=[str(plain), {"path": str(chosen), "learn_only": True}])
+    train(config)
+    gate = read_bundle(tmp_path / "gate")
+    # The same faces in another file, of which nothing says that they were learned from.
+    again = write_labels(tmp_path / "again.csv", range(1000, 1040), brightness)
+    labels = read_sources(recipe(tmp_path, sources=[str(plain), str(again)]), quiet)
+    known = {sample.face.seed for sample in labels.samples if split_of(sample.identity, config.splits) is Split.TEST}
+    assert {labels.samples[row].face.seed for row in unseen(labels, [gate])} == {seed for seed in known if seed < 1000}
+    assert any(seed >= 1000 for seed in known)
+    chosen.unlink()
+    assert len(unseen(labels, [gate])) == len(known)
+    assert "learned from all of" in capsys.readouterr().err
 
 
 def test_a_training_that_gets_no_better_stops_and_takes_its_best_epoch(tmp_path: Path) -> None:

@@ -9,16 +9,15 @@ from typing import Annotated
 
 import typer
 
+from qgate.cli_options import Assign, DeviceOption, Json
+
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings, as configs/train.yaml.")]
-Assign = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting; wins over all.")]
 Labels = Annotated[
     list[str] | None,
     typer.Option(
         "--labels", "-l", help="CSV, JSON Lines, store (.db), or folder with clean/ and artifact/; repeatable."
     ),
 ]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable output on stdout.")]
 
 
 def train(
@@ -33,7 +32,7 @@ def train(
     folds: Annotated[
         int | None, typer.Option("--folds", help="Train so many models more, for cross-validated figures and suspects.")
     ] = None,
-    device: Device = None,
+    device: DeviceOption = None,
     config: Config = None,
     assign: Assign = None,
     as_json: Json = False,
@@ -66,7 +65,7 @@ def evaluate(
     contents: Annotated[
         str | None, typer.Option("--contents", help="CSV generator,seed,psi,contents: what is in the pictures.")
     ] = None,
-    device: Device = None,
+    device: DeviceOption = None,
     config: Config = None,
     assign: Assign = None,
     as_json: Json = False,

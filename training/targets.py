@@ -64,10 +64,8 @@ def make_targets(
         regions.append(np.mean([[region in label.regions for region in REGIONS] for label in labels], axis=0))
         named.append(all(label.regions or not label.artifact for label in labels))
         clean_votes.append(np.mean([not label.artifact for label in labels]))
-        spared = clean_votes[-1] > 0.5 and things is not None
-        weight.append(
-            max((settings.clean_weights.get(thing, 1.0) for thing in things or ()), default=1.0) if spared else 1.0
-        )
+        shown = things if things is not None and clean_votes[-1] > 0.5 else ()
+        weight.append(max((settings.clean_weights.get(thing, 1.0) for thing in shown), default=1.0))
     return Targets(
         clean=np.array(clean),
         regions=np.array(regions).reshape(-1, len(REGIONS)),
