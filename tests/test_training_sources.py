@@ -51,6 +51,14 @@ def test_a_face_stays_in_its_split_whatever_the_order_and_the_other_faces() -> N
     assert [1999 - row for row in backwards[Split.TEST]][::-1] == [row for row in rows[Split.TEST] if row >= 1500]
 
 
+def test_faces_only_learned_from_are_trained_on_unless_another_split_has_their_seed() -> None:
+    seeds = [str(seed) for seed in range(2000)]
+    rows = split_rows([*seeds, *seeds, "2000", "2001"], SHARES, [False] * 2000 + [True] * 2002)
+    plain = split_rows(seeds, SHARES)
+    again = [2000 + row for row in plain[Split.TRAIN]]
+    assert rows == plain | {Split.TRAIN: [*plain[Split.TRAIN], *again, 4000, 4001]}
+
+
 def test_folds_are_of_about_one_size_and_none_of_their_business_is_the_split() -> None:
     folds = [fold_of(str(seed), 4) for seed in range(2000)]
     assert all(440 < folds.count(fold) < 560 for fold in range(4))

@@ -16,13 +16,14 @@ from training.split import Split, fold_of
 from training.targets import Floats
 
 NOWHERE = -1
-"""The fold of a face that is only learned from."""
+"""The fold of a face that every network learns from."""
 
 
 class CrossValidation:
     """Folds of all faces outside the test split; they follow from the hash of a face.
 
-    Faces that are only learned from are in no fold, and so every network learns from them.
+    Faces that are only learned from are not judged; every network learns from them but that of the fold to which
+    their identity belongs, where other faces share it.
     """
 
     def __init__(self, training: Training) -> None:
@@ -30,8 +31,10 @@ class CrossValidation:
         self._training, self._folds = training, training.config.folds
         samples = training.samples
         self._pool = sorted(row for split in Split if split is not Split.TEST for row in training.rows[split])
+        self._judged = np.array([not sample.learn_only for sample in samples])
+        judged = {sample.identity for sample in samples if not sample.learn_only}
         self._fold = np.array(
-            [NOWHERE if sample.learn_only else fold_of(sample.identity, self._folds) for sample in samples]
+            [fold_of(sample.identity, self._folds) if sample.identity in judged else NOWHERE for sample in samples]
         )
         self._validation = set(training.rows[Split.VALIDATION])
         for number in range(self._folds):
@@ -55,16 +58,16 @@ class CrossValidation:
         prob = np.full(len(logits), np.nan)
         for number in range(self._folds):
             held, others = self._parts(number)
-            others = [row for row in others if self._fold[row] != NOWHERE]
+            others = [row for row in others if self._judged[row]]
             slope, offset = fit_platt(logits[others], training.targets.clean_votes[others])
             prob[held] = expit(slope * logits[held] + offset)
         _, rows = training.decided(self._pool)
-        rows = [row for row in rows if self._fold[row] != NOWHERE]
+        rows = [row for row in rows if self._judged[row]]
         rows = [row for row in rows if not (training.first and training.is_shipped(row))]
         return join(training.samples, rows, prob[rows], training.contents)
 
     def _parts(self, number: int) -> tuple[list[int], list[int]]:
-        held = [row for row in self._pool if self._fold[row] == number]
+        held = [row for row in self._pool if self._fold[row] == number and self._judged[row]]
         return held, [row for row in self._pool if self._fold[row] != number]
 
     def _out_of_fold(self, number: int, pixels: Pixels) -> Floats:

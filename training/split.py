@@ -35,11 +35,20 @@ def split_of(identity: str, settings: SplitSettings) -> Split:
 def split_rows(
     identities: Sequence[str], settings: SplitSettings, learn_only: Sequence[bool] | None = None
 ) -> dict[Split, list[int]]:
-    """Positions of the faces of each split, ascending. learn_only: which faces are trained on in any case."""
+    """Positions of the faces of each split, ascending.
+
+    learn_only: which faces are trained on whatever their identity says. One that shares its identity with a face of
+    another split, as the same seed at another truncation does, is in no split: it would give that face away.
+    """
+    only = learn_only or [False] * len(identities)
+    judged = {identity for identity, fixed in zip(identities, only, strict=True) if not fixed}
     rows: dict[Split, list[int]] = {split: [] for split in Split}
-    for row, identity in enumerate(identities):
-        fixed = learn_only is not None and learn_only[row]
-        rows[Split.TRAIN if fixed else split_of(identity, settings)].append(row)
+    for row, (identity, fixed) in enumerate(zip(identities, only, strict=True)):
+        split = split_of(identity, settings)
+        if not fixed:
+            rows[split].append(row)
+        elif split is Split.TRAIN or identity not in judged:
+            rows[Split.TRAIN].append(row)
     return rows
 
 
