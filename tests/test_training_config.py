@@ -13,14 +13,16 @@ from training.config import SHIPPED, find, load_train_config
 RECIPE = Path("configs/train.yaml")
 
 
-def test_the_shipped_recipe_reads() -> None:
+def test_both_steps_of_the_shipped_recipe_read_and_the_second_starts_from_the_first() -> None:
     config = load_train_config(RECIPE)
-    assert [(source.path, source.learn_only) for source in config.sources] == [
-        (SHIPPED, False),
-        ("training/labels/more.csv", True),
-    ]
-    assert config.output == "qgate/gates/default"
-    assert not str(config.report_folder).startswith("qgate/")
+    sources = [(SHIPPED, False), ("training/labels/more.csv", True)]
+    assert [(source.path, source.learn_only) for source in config.sources] == sources
+    second = load_train_config(RECIPE.with_name("train-broken.yaml"))
+    found = [(source.path, source.learn_only) for source in second.sources]
+    assert found == [*sources, ("training/labels/broken.csv", True)]
+    assert (second.pretrained, second.targets, second.augment) == (config.output, config.targets, config.augment)
+    assert second.output == "qgate/gates/default"
+    assert not str(second.report_folder).startswith("qgate/")
 
 
 def test_settings_win_in_the_order_of_the_house() -> None:
