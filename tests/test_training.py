@@ -112,6 +112,20 @@ def test_faces_that_are_no_random_sample_are_only_learned_from(tmp_path: Path) -
         assert mine <= set(others)
 
 
+def test_a_fold_learns_from_no_face_whose_seed_it_judges_at_another_truncation(tmp_path: Path) -> None:
+    plain = write_labels(tmp_path / "plain.csv", range(96))
+    nearer = write_labels(tmp_path / "nearer.csv", range(96))
+    nearer.write_text(nearer.read_text().replace(",1.0,", ",0.7,"))
+    training = Training(
+        recipe(tmp_path, sources=[str(plain), {"path": str(nearer), "learn_only": True}], folds=3), quiet
+    )
+    for held, others in (CrossValidation(training)._parts(number) for number in range(3)):
+        assert {training.samples[row].face.psi for row in held} == {1.0}
+        assert {training.samples[row].face.psi for row in others} == {1.0, 0.7}
+        seeds, learned = ({training.samples[row].face.seed for row in rows} for rows in (held, others))
+        assert not seeds & learned
+
+
 def test_faces_that_a_gate_only_learned_from_never_judge_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = write_labels(tmp_path / "plain.csv", range(200), brightness)
     chosen = write_labels(tmp_path / "chosen.csv", range(1000, 1040), brightness)
