@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +29,9 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 MODEL_FOLDER = "gate"
 """Where the files of a registered model lie among the artifacts of its run."""
+
+IDENTITY = "weights_sha256"
+"""Tag of a version of a model: whose value is the same is the same gate."""
 
 NOT_REGISTERED = 4
 """Exit status of the child where the store answers and holds no such model."""
@@ -80,13 +83,15 @@ class DatasetInput:
 class RegisteredModel:
     """A folder of files to be kept as the next version of a registered model.
 
-    aliases: moved to this version. tags: shown beside it.
+    tags: shown beside it.
+    aliases: moved to this version, each from the version that is named by the value of its tag `IDENTITY`, None for no
+    version; where another has taken an alias meanwhile, it stays there, with a warning.
     """
 
     name: str
     folder: Path
     tags: Mapping[str, str]
-    aliases: Sequence[str] = ()
+    aliases: Mapping[str, str | None] = field(default_factory=dict)
 
 
 class Tracker:
@@ -130,7 +135,7 @@ class Tracker:
         """
         files = [(str(path.absolute()), folder) for path, folder in artifacts]
         values = _numbers(metrics or {})
-        kept = {"name": model.name, "tags": dict(model.tags), "aliases": list(model.aliases)} if model else None
+        kept = {"name": model.name, "tags": dict(model.tags), "aliases": dict(model.aliases)} if model else None
         if model is not None:
             files += [(str(path.absolute()), MODEL_FOLDER) for path in sorted(model.folder.iterdir()) if path.is_file()]
         end = {"status": status, "values": values, "step": step, "artifacts": files, "model": kept}

@@ -28,10 +28,11 @@ from urllib.parse import unquote, urlsplit
 from mlflow import set_registry_uri, set_tracking_uri
 from mlflow.artifacts import download_artifacts
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag, ViewType
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from qgate.tracking import MODEL_FOLDER, NOT_REGISTERED
+from qgate.tracking import IDENTITY, MODEL_FOLDER, NOT_REGISTERED
 
 KEY, SESSION = "qgate.key", "qgate.session"
 """Tags of a run: its identity, and the session that came last and so decides its status and artifacts."""
@@ -57,6 +58,7 @@ class Mirror:
         self.run_id = ""
         self.ended = False
         self.missing: list[str] = []
+        self.taken: list[str] = []
         self._client: MlflowClient | None = None
         self._offset = 0
         self._time = 0
@@ -98,6 +100,11 @@ class Mirror:
         warning = str(error or "").replace("<database_uri>", self.uri) or (type(error).__name__ if error else None)
         if error is None and self.missing:
             warning = f"gone before they reached MLflow: {', '.join(self.missing)}"
+        elif error is None and self.taken:
+            warning = (
+                f"{', '.join(self.taken)} stays where it is: it was moved after this gate was compared; give the same "
+                "command again"
+            )
         result = {"name": self.name, "run_id": self.run_id or None, "delivered": error is None, "warning": warning}
         return json.dumps(result)
 
@@ -177,8 +184,20 @@ class Mirror:
             version = self.client.create_model_version(name, f"{run.info.artifact_uri}/{MODEL_FOLDER}", self.run_id)
         for key, value in model["tags"].items():
             self.client.set_model_version_tag(name, version.version, key, value)
-        for alias in model["aliases"]:
-            self.client.set_registered_model_alias(name, alias, version.version)
+        for alias, beaten in model["aliases"].items():
+            holder = self._holder(name, alias)
+            if holder and holder.version != version.version and holder.tags.get(IDENTITY, beaten) != beaten:
+                self.taken.append(f"models:/{name}@{alias}")
+            else:
+                self.client.set_registered_model_alias(name, alias, version.version)
+
+    def _holder(self, name: str, alias: str) -> ModelVersion | None:
+        try:
+            return self.client.get_model_version_by_alias(name, alias)
+        except MlflowException as error:
+            if _is_unknown(error):
+                return None
+            raise
 
     def _finish(self, finish: dict[str, Any]) -> None:
         self._log([finish])
@@ -243,10 +262,14 @@ def copy_model(uri: str, model: str, into: Path) -> None:
         try:
             download_artifacts(artifact_uri=model, dst_path=str(into))
         except MlflowException as error:
-            # A missing alias is "invalid" to MLflow, a missing model "does not exist"; the words are all they share.
-            if "not found" in str(error).lower():
+            if _is_unknown(error):
                 sys.exit(NOT_REGISTERED)
             raise
+
+
+def _is_unknown(error: MlflowException) -> bool:
+    """A missing alias is "invalid" to MLflow, a missing model "does not exist"; the words are all they share."""
+    return "not found" in str(error).lower()
 
 
 def main(uri: str, what: str, into: str | None = None) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from qgate.errors import BundleError
-from qgate.tracking import Tracker, download_model, run_key, sync, track, tracking_uri
+from qgate.tracking import IDENTITY, RegisteredModel, Tracker, download_model, run_key, sync, track, tracking_uri
 
 CHECKOUT = Path(__file__).parent.parent
 MAKE_STORE = "import sys; from mlflow.tracking import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
@@ -248,3 +248,24 @@ def test_a_registered_gate_is_found_by_its_alias(folder: Path, tmp_path_factory:
 def test_a_gate_that_is_not_registered_is_an_error_in_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"gate models:/none@champion: cannot be had from sqlite"):
         download_model("models:/none@champion", tmp_path, folder)
+
+
+def test_an_alias_is_taken_only_from_the_version_that_was_beaten(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "gate.json").write_text("{}")
+
+    def register(gate: str, beaten: str | None) -> str | None:
+        model = RegisteredModel("m", tmp_path / "bundle", {IDENTITY: gate}, {"champion": beaten})
+        return begin(folder, gate).finish("FINISHED", model=model).warning
+
+    champion = "SELECT version FROM registered_model_aliases"
+    assert register("first", None) is None
+    assert register("second", "first") is None
+    assert read(folder, champion) == [(2,)]
+    for beaten in (None, "first"):  # compared while another was champion, delivered late
+        warning = register(f"late {beaten}", beaten)
+        assert warning is not None
+        assert warning.startswith("models:/m@champion stays where it is")
+        assert read(folder, champion) == [(2,)]
+    assert register("second", "first") is None  # the same session delivered twice
+    assert read(folder, champion) == [(2,)]

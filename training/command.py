@@ -78,8 +78,7 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
             card, judged = training.write(network, pixels, output)
             report = write_report(training, card, judged, pixels, validation.run(pixels) if validation else None)
             promotion = challenge(training, read_bundle(output)) if promote and config.tracking.enabled else None
-            promoted = promotion is not None and promotion.promoted
-            run_id = watch.finish(card, output, report, promoted, config.optimiser.epochs)
+            run_id = watch.finish(card, output, report, promotion, config.optimiser.epochs)
             training.forget()
     auroc = card.figures["auroc"]
     for source in training.labels.facts:

@@ -21,13 +21,18 @@ MODEL, ALIAS = "qgate-gate", "champion"
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """What came of `--promote`. difference: AUROC of the new gate minus the champion's; None where none was had."""
+    """What came of `--promote`.
+
+    difference: AUROC of the new gate minus the champion's; None where none was had.
+    beaten: weights_sha256 of the registry's champion; None where the registry has none.
+    """
 
     promoted: bool
     champion: str
     text: str
     faces: int = 0
     difference: Figure | None = None
+    beaten: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -47,9 +52,11 @@ def challenge(training: Training, new: Bundle) -> Promotion:
     """
     config = training.config
     try:
-        name, champion = find_champion()
+        registered = find_champion()
     except BundleError as error:
         return Promotion(False, "", f"not promoted: the champion cannot be asked for ({error})")
+    champion = registered or read_bundle(DEFAULT)
+    name = f"the champion {champion.card.name}" if registered else "the shipped gate"
     rows = decided(training.samples, unseen(training.labels, [champion, new]))
     part = training.labels.part(rows)
     old, found = (judge(bundle, part, config, training.say) for bundle in (champion, new))
@@ -59,16 +66,14 @@ def challenge(training: Training, new: Bundle) -> Promotion:
     low, high = figure["interval"]
     said = f"AUROC {figure['value']:+.4f} (95 % interval {low:+.4f} to {high:+.4f}) against {name} on {len(rows)} faces"
     if low > 0:
-        return Promotion(True, name, f"promoted to models:/{MODEL}@{ALIAS}: {said}", len(rows), figure)
+        beaten = registered.card.weights_sha256 if registered else None
+        return Promotion(True, name, f"promoted to models:/{MODEL}@{ALIAS}: {said}", len(rows), figure, beaten)
     text = f"not promoted: {said}; the lower end is {-low:.4f} short of being above 0"
     return Promotion(False, name, text, len(rows), figure)
 
 
-def find_champion() -> tuple[str, Bundle]:
-    """The champion and what it is called: that of the registry, or the shipped gate where there is none."""
+def find_champion() -> Bundle | None:
+    """The champion of the registry; None where there is none. Raises BundleError where the store does not answer."""
     with tempfile.TemporaryDirectory() as folder:
         found = find_model(f"models:/{MODEL}@{ALIAS}", Path(folder))
-        if found is not None:
-            bundle = read_bundle(found)
-            return f"the champion {bundle.card.name}", bundle
-    return "the shipped gate", read_bundle(DEFAULT)
+        return read_bundle(found) if found is not None else None

@@ -12,10 +12,10 @@ from qgate.bundle import GateCard
 from qgate.config import canonical_digest
 from qgate.errors import StoppedError
 from qgate.progress import warn
-from qgate.tracking import DatasetInput, Outcome, RegisteredModel, Tracker, run_key, track
+from qgate.tracking import IDENTITY, DatasetInput, Outcome, RegisteredModel, Tracker, run_key, track
 from training.metrics import METRICS
 from training.pipeline import Training
-from training.promotion import ALIAS, MODEL
+from training.promotion import ALIAS, MODEL, Promotion
 
 EXPERIMENT = "qgate-train"
 
@@ -45,11 +45,14 @@ class TrainWatch:
         """Take notice of an epoch's figures on the validation faces."""
         self._tracker.metrics({f"validation.{name}": value for name, value in found.items()}, number)
 
-    def finish(self, card: GateCard, folder: Path, report: Sequence[Path], promoted: bool, epochs: int) -> str | None:
+    def finish(
+        self, card: GateCard, folder: Path, report: Sequence[Path], promotion: Promotion | None, epochs: int
+    ) -> str | None:
         """Deliver the end of the training; returns the MLflow run id, None where there is none."""
         metrics = headline(card.figures)
-        tags = {name: f"{value:.5f}" for name, value in metrics.items()} | {"weights_sha256": card.weights_sha256}
-        model = RegisteredModel(MODEL, folder, tags, [ALIAS] if promoted else [])
+        tags = {name: f"{value:.5f}" for name, value in metrics.items()} | {IDENTITY: card.weights_sha256}
+        aliases = {ALIAS: promotion.beaten} if promotion is not None and promotion.promoted else {}
+        model = RegisteredModel(MODEL, folder, tags, aliases)
         files = [(path, "report") for path in report]
         outcome = self._tracker.finish("FINISHED", metrics, files, step=epochs, model=model)
         _warn_of(outcome)
