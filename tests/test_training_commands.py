@@ -86,6 +86,26 @@ def test_help_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_one_command_trains_what_a_recipe_starts_from_once(capsys: pytest.CaptureFixture[str]) -> None:
+    write_recipe(Path("base.yaml"), output="base", name="base", device="cpu")
+    second = {"pretrained": "base", "after": "base.yaml", "output": "second", "name": "second"}
+    path = write_recipe(Path("second.yaml"), **second, optimiser={"epochs": 1, "batch_size": 8, "precision": "fp32"})
+    assert qgate("train", "--config", path, "--set", "seed=1") == 0
+    assert "qgate: base is not there yet: training it as base.yaml says" in capsys.readouterr().err
+    base, card = (json.loads(Path(name, "gate.json").read_text()) for name in ("base", "second"))
+    assert card["training"]["started_from"] == f"gate base, {base['weights_sha256'][:12]}"
+    assert (base["training"]["recipe"]["seed"], card["training"]["recipe"]["seed"]) == (0, 1)
+    assert qgate("train", "--config", path) == 0
+    assert "not there yet" not in capsys.readouterr().err
+
+
+def test_a_recipe_after_another_that_makes_something_else_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    write_recipe(Path("base.yaml"), output="other")
+    path = write_recipe(Path("second.yaml"), pretrained="base", after="base.yaml")
+    assert qgate("train", "--config", path) == 2
+    assert "after = 'base.yaml': that recipe makes other, and this one starts from base" in capsys.readouterr().err
+
+
 def test_two_gates_are_compared_on_faces_that_neither_learned_from(capsys: pytest.CaptureFixture[str]) -> None:
     path = write_recipe(Path("a.yaml"))
     assert qgate("train", "--config", path, "--output", "one") == 0

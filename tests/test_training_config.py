@@ -13,16 +13,17 @@ from training.config import SHIPPED, find, load_train_config
 RECIPE = Path("configs/train.yaml")
 
 
-def test_both_steps_of_the_shipped_recipe_read_and_the_second_starts_from_the_first() -> None:
-    config = load_train_config(RECIPE)
-    sources = [(SHIPPED, False), ("training/labels/more.csv", True)]
-    assert [(source.path, source.learn_only) for source in config.sources] == sources
-    second = load_train_config(RECIPE.with_name("train-broken.yaml"))
-    found = [(source.path, source.learn_only) for source in second.sources]
-    assert found == [*sources, ("training/labels/broken.csv", True)]
-    assert (second.pretrained, second.targets, second.augment) == (config.output, config.targets, config.augment)
-    assert second.output == "qgate/gates/default"
-    assert not str(second.report_folder).startswith("qgate/")
+def test_the_shipped_recipe_starts_from_what_its_first_step_makes() -> None:
+    config, first = load_train_config(RECIPE), load_train_config(RECIPE.with_name("train-base.yaml"))
+    labels = [(SHIPPED, False), ("training/labels/more.csv", True)]
+    assert [(source.path, source.learn_only) for source in first.sources] == labels
+    found = [(source.path, source.learn_only) for source in config.sources]
+    assert found == [*labels, ("training/labels/broken.csv", True)]
+    assert (config.after, config.pretrained) == ("train-base.yaml", first.output)
+    for name in ("targets", "augment", "splits", "architecture", "preprocessing"):
+        assert getattr(config, name) == getattr(first, name)
+    assert config.output == "qgate/gates/default"
+    assert not str(config.report_folder).startswith("qgate/")
 
 
 def test_settings_win_in_the_order_of_the_house() -> None:

@@ -39,14 +39,13 @@ def train(
 ) -> None:
     """Train a gate from labels.
 
-    With --labels alone the shipped gate is refined with them, in minutes. configs/train.yaml and train-broken.yaml are
-    the recipe of the shipped gate. A training that was stopped goes on when the same command is given again.
+    With --labels alone the shipped gate is refined with them, in minutes. configs/train.yaml is the recipe of the
+    shipped gate. A training that was stopped goes on when the same command is given again.
     """
-    from training.command import train as train_gate
-    from training.config import load_train_config
+    from training.command import train_recipe
 
     flags = {"sources": labels, "output": output, "name": name, "folds": folds, "device": device}
-    summary = train_gate(load_train_config(config, flags, assign), promote)
+    summary = train_recipe(config, flags, assign or [], promote)
     if as_json:
         print(json.dumps(summary.to_json()))
     else:

