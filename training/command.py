@@ -15,7 +15,7 @@ from qgate.errors import ConfigError, StoppedError
 from qgate.label_store import note_training
 from qgate.progress import WorkProgress, warn
 from qgate.stopping import stop_on_signals
-from training.config import TrainConfig, find, load_train_config
+from training.config import TrainConfig, find, gate_is_there, load_train_config
 from training.crossfit import CrossValidation
 from training.draw import Say
 from training.pipeline import Training
@@ -69,7 +69,7 @@ def train_recipe(
     Arguments as of `load_train_config` and `train`; the earlier recipes take nothing of them but device and tracking.
     """
     config = load_train_config(path, flags, assignments)
-    if path is None or config.after is None or Path(config.pretrained).exists():
+    if path is None or config.after is None or gate_is_there(config.pretrained):
         return train(config, promote)
     earlier = path.parent / config.after
     shared = {"device": config.device, "tracking": config.tracking.model_dump(mode="json")}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from qgate.bundle import DEFAULT, Architecture, GateCard, read_bundle
+from qgate.bundle import CARD, DEFAULT, Architecture, GateCard, read_bundle
 from qgate.config import Settings, TrackingSettings, merge_values, validate
 from qgate.errors import ConfigError
 from qgate.preprocess import Preprocessing
@@ -180,7 +180,8 @@ def load_train_config(
     Raises ConfigError naming the key, its value and what is allowed.
     """
     values = merge_values(path, flags or {}, assignments or [])
-    card = first_gate(str(values.get("pretrained", TrainConfig.model_fields["pretrained"].default)))
+    first = str(values.get("pretrained", TrainConfig.model_fields["pretrained"].default))
+    card = None if values.get("after") and not gate_is_there(first) else first_gate(first)
     if card is None:
         return validate(TrainConfig, values)
     for name in FROM_GATE:
@@ -204,6 +205,11 @@ def first_gate(pretrained: str) -> GateCard | None:
     if pretrained == "default":
         return read_bundle(DEFAULT).card
     return read_bundle(Path(pretrained)).card if Path(pretrained).is_dir() else None
+
+
+def gate_is_there(folder: str) -> bool:
+    """Whether a folder holds a whole gate: its card is written last."""
+    return (Path(folder) / CARD).is_file()
 
 
 def gate_splits(card: GateCard) -> SplitSettings:
