@@ -18,7 +18,7 @@ def test_the_shipped_recipe_starts_from_what_its_first_step_makes() -> None:
     labels = [(SHIPPED, False), ("training/labels/more.csv", True)]
     assert [(source.path, source.learn_only) for source in first.sources] == labels
     found = [(source.path, source.learn_only) for source in config.sources]
-    assert found == [*labels, ("training/labels/broken.csv", True)]
+    assert found == [*labels, ("training/labels/again.csv", True), ("training/labels/broken.csv", True)]
     assert (config.after, config.pretrained) == ("train-base.yaml", first.output)
     for name in ("targets", "augment", "splits", "architecture", "preprocessing"):
         assert getattr(config, name) == getattr(first, name)
