@@ -14,7 +14,7 @@ from qgate.label_store import LabelStore
 from qgate.labels import Face, gather_votes, read_labels
 from qgate.preprocess import Preprocessing
 from tests.training_recipe import HEADER, quiet, recipe, write_image, write_labels
-from training.config import SHIPPED, SplitSettings, TrainConfig, find
+from training.config import SHIPPED, SplitSettings, TrainConfig, find, load_train_config
 from training.contents import read_contents
 from training.sources import read_sources, take
 from training.split import Split, fold_of, split_of, split_rows
@@ -71,6 +71,14 @@ def test_one_face_is_never_in_two_splits_of_the_shipped_labels() -> None:
     rows = split_rows([str(face.seed) for face in faces], SHARES)
     seeds = {split: {faces[row].seed for row in rows[split]} for split in Split}
     assert sum(map(len, seeds.values())) == len(set().union(*seeds.values())) == 5400
+
+
+def test_the_later_votes_are_of_faces_that_the_shipped_gate_is_not_judged_by() -> None:
+    again, judged = (gather_votes(read_labels(find(path))) for path in ("training/labels/again.csv", SHIPPED))
+    splits = load_train_config(find("configs/train.yaml")).splits
+    shared = {face for face in again if face in judged}
+    assert len(shared) > 2000
+    assert {split_of(str(face.seed), splits) for face in shared} == {Split.TRAIN}
 
 
 def test_a_limit_keeps_both_kinds_in_every_split_and_a_larger_one_keeps_them_all() -> None:
