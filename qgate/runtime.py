@@ -119,8 +119,8 @@ class _OpenVinoExecutor:
         except RuntimeError as error:
             raise QgateError(f"OpenVINO cannot compile {path} ({error}); delete that folder and repeat") from error
         self._queue = ov.AsyncInferQueue(model, model.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        self._queue.set_callback(self._store)
-        self._outputs = len(model.outputs)
+        # Not a method: the queue, which Python's collector cannot look into, would hold its own holder for ever.
+        self._queue.set_callback(_keep_outputs)
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         results: list[list[Tensor]] = [[] for _ in range(inputs[0].shape[0])]
@@ -129,9 +129,10 @@ class _OpenVinoExecutor:
         self._queue.wait_all()
         return tuple(torch.cat(column) for column in zip(*results, strict=True))
 
-    def _store(self, request: Any, slot: list[Tensor]) -> None:
-        # The request's memory is used again by the next row, so each row is copied out.
-        slot.extend(torch.from_numpy(request.get_output_tensor(i).data.copy()) for i in range(self._outputs))
+
+def _keep_outputs(request: Any, slot: list[Tensor]) -> None:
+    """Copy a row's outputs into its slot: the next row uses the request's memory again."""
+    slot.extend(torch.from_numpy(tensor.data.copy()) for tensor in request.output_tensors)
 
 
 def _converted(ov: Any, module: nn.Module, example: tuple[Tensor, ...]) -> Path:

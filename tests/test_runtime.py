@@ -1,5 +1,7 @@
 """The CPU runtime against torch itself, on a small module that stands for a network."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,15 @@ def test_openvino_computes_what_torch_computes_for_every_batch() -> None:
     torch.testing.assert_close(execute(*rows(5))[0], expected[0], atol=1e-5, rtol=0)
     assert torch.equal(execute(*rows(5))[1], rows(5)[0])
     assert torch.equal(execute(*rows(5))[0][:2], execute(*rows(2))[0])
+
+
+def test_what_is_not_used_any_more_gives_its_memory_back() -> None:
+    execute = make_executor(Small().eval(), EXAMPLE, CPU, "fp32")
+    execute(*EXAMPLE)
+    left = weakref.ref(execute)
+    del execute
+    gc.collect()
+    assert left() is None
 
 
 def test_torch_row_by_row_computes_the_same_where_openvino_is_missing() -> None:
