@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from qgate.bundle import DEFAULT, Architecture, Bundle, read_bundle
 from qgate.errors import BundleError
 from qgate.heatmap import HeatMapper, has_places
+from qgate.images import as_tensor
 from qgate.preprocess import Preprocessing
 from qgate.records import DEGENERATE, NONFINITE, REGIONS, Score
 from qgate.runtime import expect_rows, make_executor, pick_device, pick_precision
@@ -124,6 +125,10 @@ class Gate:
             if float(pixels.float().std()) >= DEGENERATE_STD:
                 maps[row] = self._mapper(pixels)
         return maps
+
+    def explain_pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """`explain` of one image as pictures are held outside of torch: RGB (H, W, 3) -> heat (h, w)."""
+        return self.explain([as_tensor(image)])[0]
 
     @functools.cached_property
     def _mapper(self) -> HeatMapper:

@@ -16,7 +16,7 @@ from qgate import __version__
 from qgate.cli_labels import label, labels_app
 from qgate.cli_options import Assign, Config, DeviceOption, GateOption, Json, finish
 from qgate.cli_stylegan2 import interpolate, mix, weights_app
-from qgate.errors import ImageError, QgateError
+from qgate.errors import ImageError, InputError, QgateError
 
 COMMANDS = "qgate.commands"
 """Entry point group through which other packages add commands; each is a function as Typer takes it."""
@@ -207,14 +207,22 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("QGATE_TRACEBACK"):
             raise
-        _print_error(error)
-        sys.exit(error.exit_code if isinstance(error, QgateError) else QgateError.exit_code)
+        known = _out_of_memory(error) or error
+        _print_error(known)
+        sys.exit(known.exit_code if isinstance(known, QgateError) else QgateError.exit_code)
 
 
 @functools.cache
 def _add_commands() -> None:
     for entry in metadata.entry_points(group=COMMANDS):
         app.command(entry.name)(entry.load())
+
+
+def _out_of_memory(error: Exception) -> InputError | None:
+    """What torch says where a GPU's memory does not suffice for one image; by its name, as torch may not be loaded."""
+    if type(error).__name__ != "OutOfMemoryError":
+        return None
+    return InputError("the GPU's memory does not suffice, even for one image; use another GPU, or --device cpu")
 
 
 def _print_error(error: Exception) -> None:

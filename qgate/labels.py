@@ -144,7 +144,7 @@ def _jsonl_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 
 def _parse(row: Mapping[str, Any], origin: str) -> Label:
     """A row with the right columns -> a label; ValueError says which value is wrong."""
-    if "seed" in row and not str(row.get("generator") or "folder:").startswith("folder:"):
+    if "seed" in row and not _needs_its_file(row):
         psi = row["psi"] if "psi" in row else row.get("truncation_psi", 1.0)
         face = Face(_text(row, "generator"), _seed(row["seed"]), _psi(psi))
     else:
@@ -153,6 +153,12 @@ def _parse(row: Mapping[str, Any], origin: str) -> Label:
     if severity not in ("0", "1", "2", "3"):
         raise ValueError(f"severity {row['severity']!r}; allowed are 0 clean, 1 minor, 2 noticeable, 3 severe")
     return Label(face, int(severity), _regions(row["regions"]), _text(row, "annotator"), origin)
+
+
+def _needs_its_file(row: Mapping[str, Any]) -> bool:
+    """Whether more than generator, seed and psi decided the pixels of a dataset's row."""
+    more = any(row.get(name) not in (None, "") for name in ("class", "latents"))
+    return more or str(row.get("generator") or "folder:").startswith("folder:")
 
 
 def _text(row: Mapping[str, Any], column: str) -> str:

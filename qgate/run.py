@@ -21,7 +21,6 @@ from qgate.dataset.ledger import read_scores
 from qgate.engines.local import fill
 from qgate.errors import ConfigError
 from qgate.generators import Generator, GeneratorInfo, open_generator
-from qgate.images import as_tensor
 from qgate.rates import threshold_for
 from qgate.records import Tally
 from qgate.report import write_report
@@ -142,7 +141,7 @@ def _work(config: RunConfig, folder: RunFolder, worker: Worker, gate: Gate, stop
             with watch.progress:
                 drawn = fill(folder, worker, stopped, watch.update)
         folder.finish()
-        report = write_report(output, (lambda face: gate.explain([as_tensor(face)])[0]) if gate.explains else None)
+        report = write_report(output, gate.explain_pixels if gate.explains else None)
         seconds = time.monotonic() - begin
         run_id = watch.finish(report, drawn / seconds)
     return Summary(output, run_id, header.count, header.threshold, folder.tally, seconds, drawn, _shortfall(folder))

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from qgate.progress import warn
 
-LEVELS = 2.0
-"""Mean difference of uint8 pixels, in levels, that rounding may make between the compiled and the plain module: two
-ways to round bf16 differ by about one."""
+LEVELS = {True: 2.0, False: 0.05}
+"""In half precision and in full: mean difference of uint8 pixels, in levels, that rounding may make between the
+compiled and the plain module. Two ways to round bf16 differ by about one level."""
 
-PART = 0.02
-"""Mean difference of other outputs, as a part of their mean size or of 1, whichever is larger."""
+PART = {True: 0.02, False: 0.001}
+"""Likewise of other outputs, as a part of their mean size or of 1, whichever is larger."""
 
 CHECKED_ROWS = 2
 """Rows of the first batch that the plain module computes too."""
@@ -59,7 +59,7 @@ class CudaExecutor:
         self._fused = _Function(
             torch.compile(form.module, fullgraph=True, dynamic=False, backend=backend), device, form.half
         )
-        self._device = device
+        self._device, self._half = device, half is not None
         self._rows, self._expected, self._run = 0, 0, self._plain.__call__
         # TF32 rounds to ten bits, which is not what fp32 promises; and the same command gives the same bytes.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -119,7 +119,7 @@ class CudaExecutor:
             warn(f"torch.compile failed; the network runs op by op, several times slower ({reason})")
             return False
         expected = self._plain(*(tensor[:CHECKED_ROWS] for tensor in inputs))
-        wrong = difference(found, expected)
+        wrong = difference(found, expected, self._half)
         if wrong is not None:
             warn(f"the compiled network does not compute what the plain one does ({wrong}); the plain one runs, slower")
         return wrong is None
@@ -139,8 +139,8 @@ class _Function:
             return self.module(*moved)
 
 
-def difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> str | None:
-    """What differs by more than rounding, in words; None: nothing does.
+def difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...], half: bool) -> str | None:
+    """What differs by more than rounding, in half precision or in full, in words; None: nothing does.
 
     found may have more rows than expected, and only the first ones are compared. Values that are not finite must be so
     in both.
@@ -150,7 +150,7 @@ def difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> str |
         if not torch.equal(ours.isfinite(), right.isfinite()):
             return f"output {index} is finite elsewhere"
         ours, theirs = ours.float().nan_to_num(), right.float().nan_to_num()
-        allowed = LEVELS if right.dtype == torch.uint8 else PART * max(1.0, theirs.abs().mean().item())
+        allowed = LEVELS[half] if right.dtype == torch.uint8 else PART[half] * max(1.0, theirs.abs().mean().item())
         found_mean = (ours - theirs).abs().mean().item()
         if found_mean > allowed:
             return f"output {index} differs by {found_mean:.3g} on average, {allowed:.3g} is allowed"

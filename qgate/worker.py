@@ -99,7 +99,8 @@ class Worker:
         # Out of the except block, whose traceback would keep the failed batch's tensors alive.
         torch.cuda.empty_cache()
         self.batch_size = max(1, min(self.batch_size, len(seeds) // 2))
-        parts = [self.draw(part) for part in _batches(seeds, self.batch_size)]
+        size = self.batch_size
+        parts = [self.draw(seeds[start : start + size]) for start in range(0, len(seeds), size)]
         return Drawn(
             [image for part in parts for image in part.images],
             [fault for part in parts for fault in part.faults],
@@ -107,7 +108,8 @@ class Worker:
         )
 
     def _draw_all(self, seeds: Iterable[int]) -> Iterator[tuple[tuple[int, ...], Drawn]]:
-        for batch in _batches(seeds, self.batch_size):
+        walk = iter(seeds)
+        while batch := tuple(islice(walk, self.batch_size)):  # which gets smaller where memory does not suffice
             start = time.monotonic()
             drawn = self.draw(batch)
             self.times.add("generate", time.monotonic() - start, len(batch))
@@ -212,12 +214,6 @@ def _drain(source: queue.Queue[Any], stop: threading.Event) -> Iterator[Any]:
         if isinstance(item, BaseException):
             raise item
         yield item
-
-
-def _batches(seeds: Iterable[int], size: int) -> Iterator[tuple[int, ...]]:
-    walk = iter(seeds)
-    while batch := tuple(islice(walk, size)):
-        yield batch
 
 
 def _made(drawn: Drawn) -> Sequence[Tensor] | Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qgate.generators.stylegan2_spec import Arrays, Spec
+from qgate.generators.stylegan2_spec import FILTER, Arrays, Spec
 
 SOURCE = "open('marker', 'w').write('this text was run')\n" * 100
 
@@ -72,8 +72,10 @@ def dump(value: Any, protocol: int) -> bytes:
 def torch_format(spec: Spec, arrays: Arrays, protocol: int = 3) -> bytes:
     """A training snapshot: discriminator, averaged generator, settings of the data."""
     tree: dict[str, Any] = {}
-    filters = {f"{name.rpartition('.')[0]}.resample_filter" for name in arrays if name.endswith("noise_const")}
-    for name, array in {**arrays, **dict.fromkeys(filters, np.array(spec.resample_filter, np.float32))}.items():
+    parts = {name.rpartition(".")[0] for name in arrays if name.endswith("noise_const")}
+    # The official conv1, which does not use its filter, always has the usual one.
+    filters = {f"{part}.resample_filter": FILTER if part.endswith("conv1") else spec.resample_filter for part in parts}
+    for name, array in {**arrays, **{name: np.array(rows, np.float32) for name, rows in filters.items()}}.items():
         *path, leaf = name.split(".")
         node = tree
         for part in path:

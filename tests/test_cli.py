@@ -8,14 +8,18 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from qgate.bundle import DEFAULT
 from qgate.cli import main
+from qgate.generators import Drawn
+from qgate.generators.fake import FakeGenerator
 from qgate.images import read_image
 from tests.test_local_engine import tree
 
@@ -40,6 +44,17 @@ def save_image(path: str, size: int = 96) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.RandomState(len(path)).randint(0, 256, (size, size, 3), np.uint8)
     Image.fromarray(pixels).resize((size, size)).save(path)
+
+
+def test_a_gpu_too_small_for_one_image_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: FakeGenerator, seeds: Sequence[int]) -> Drawn:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(FakeGenerator, "draw", full)
+    assert qgate("run", "--generator", "fake", "--count", "3", "--threshold", "0.5", "--output", "out", *UNTRACKED) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith("qgate: error: the GPU's memory does not suffice")
 
 
 @pytest.mark.parametrize(

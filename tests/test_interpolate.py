@@ -49,6 +49,19 @@ def test_a_walk_passes_through_the_golden_faces_and_becomes_a_gif() -> None:
         assert (gif.size, gif.n_frames) == ((64, 64), 3)  # type: ignore[attr-defined]
 
 
+def test_another_walk_to_the_same_folder_leaves_the_vectors_of_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    network = str(HERE / "stylegan2_ada_tf_format.pkl")
+    walk = ("interpolate", "--generator", network, "--steps", "1", "--output", "out", *EXACT)
+    assert qgate(*walk, "--seeds", "0,6000") == 0
+    first = Path("out.npz").read_bytes()
+
+    assert qgate(*walk, "--seeds", "1,6000") == 2
+
+    assert "out: is of other vectors than these; give another --output" in capsys.readouterr().err
+    assert Path("out.npz").read_bytes() == first
+    assert qgate(*walk, "--seeds", "0,6000") == 0
+
+
 def test_a_mixed_face_has_the_columns_layers_and_otherwise_the_rows() -> None:
     rows, columns = np.array([[1, 2, 3], [4, 5, 6]], np.float32), np.array([[7, 8, 9]], np.float32)
 

@@ -1,5 +1,6 @@
 """Which faces annotators see, in which order, and what an audit makes of their answers."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -197,6 +198,15 @@ def test_the_faces_of_a_run_are_its_dataset_and_its_review_sample(run: Path, sto
     assert sorted(
         faces.shown[item].face.seed for item in Orders(faces, store, Rules(audit=True)).audit_items
     ) == sorted(accepted)
+
+
+@pytest.mark.parametrize("changes", [{"class_idx": 2}, {"latents": "w.npz"}, {"generator": "faces.pkl"}])
+def test_a_face_that_its_seed_does_not_name_is_labelled_as_a_file(run: Path, changes: dict[str, object]) -> None:
+    header = json.loads((run / "run.json").read_text())
+    header["config"] |= changes
+    (run / "run.json").write_text(json.dumps(header))
+    faces = [shown.face for shown in run_faces(run, run.parent).shown]
+    assert faces and all((run.parent / face.file_name).is_file() for face in faces)
 
 
 def test_a_generators_faces_are_drawn_when_asked_for_and_scored_beside_the_page(store: LabelStore) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,17 @@ def test_the_metadata_of_a_dataset_with_a_severity_is_a_label_file(tmp_path: Pat
     assert read_labels(path) == [Label(Face("fake:64", 5, 0.7), 2, (), "metadata")]
     path = write(tmp_path, '{"file_name": "b.png", "severity": 0, "generator": "folder:x", "seed": 3}\n', "m.jsonl")
     assert read_labels(path) == [Label(Face(file_name="b.png"), 0, (), "m")]
+
+
+def test_a_face_that_a_seed_does_not_name_goes_by_its_file(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": "a.png", "seed": 1, "generator": "stylegan2-ada", "class": 3, "severity": 0},
+        {"file_name": "b.png", "seed": 2, "generator": "stylegan2-ada", "latents": "w.npz", "severity": 0},
+        {"file_name": "c.png", "seed": 3, "generator": "fake", "truncation_psi": 0.7, "severity": 0},
+    ]
+    (path := tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    faces = [label.face for label in read_labels(path)]
+    assert faces == [Face(file_name="a.png"), Face(file_name="b.png"), Face("fake", 3, 0.7)]
 
 
 @pytest.mark.parametrize(

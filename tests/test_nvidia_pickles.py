@@ -20,9 +20,11 @@ import pytest
 import torch
 
 from qgate.errors import WeightsError
+from qgate.generators.nvidia.child import read_apart
 from qgate.generators.nvidia.networks import read_network
 from qgate.generators.nvidia.pickles import Budget, unpickle
 from qgate.generators.stylegan2_files import convert
+from qgate.generators.stylegan2_spec import Spec
 
 HERE = Path(__file__).parent
 TORCH = (HERE / "stylegan2_ada_torch_format.pkl").read_bytes()
@@ -89,6 +91,12 @@ def hash_bomb() -> bytes:
     return b"\x80\x04}" + doubled + b"Ns."
 
 
+def message_bomb() -> bytes:
+    """The same tuple as the type of an array: a message that quoted it would have no end."""
+    doubled = b")" + b"\x94" + b"".join(b"h" + bytes([i]) + b"\x86\x94" for i in range(60))
+    return b"\x80\x04cnumpy\ndtype\n" + doubled + b"\x85R."
+
+
 def zipped(content: bytes) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as file:
@@ -130,6 +138,7 @@ HOSTILE = {
     "far memo": (b"\x80\x04Nr\xff\xff\xff\xff.", "holds no network"),
     "sets": (b"\x80\x04(" + b"\x8f" * 2_000_000 + b"t.", "takes more than 400000 opcodes"),
     "hash": (hash_bomb(), "uses a tuple as a key"),
+    "message": (message_bomb(), "uses arrays of the type a tuple"),
     "large number": (b"\x80\x04\x8b" + struct.pack("<i", 10**6) + b"\x01" * 10**6 + b".", "more than 128 bits"),
     "stride out of bounds": (tensor(16, (4, 4), (1000, 1)), "shape 4x4 that reaches outside its storage of 16"),
     "offset out of bounds": (tensor(16, (4, 4), (4, 1), 1), "reaches outside its storage of 16"),
@@ -164,6 +173,28 @@ def test_a_hostile_file_runs_nothing_and_is_named(what: str, tmp_path: Path, mon
     assert text.startswith("evil.pkl: ") and "\n" not in text and len(text) < 300
     assert list(tmp_path.iterdir()) == []
     assert peak < 128 * MEGABYTE
+
+
+def test_what_a_network_says_of_itself_is_never_quoted_without_an_end(tmp_path: Path) -> None:
+    doubled: Any = ()
+    for _ in range(60):
+        doubled = (doubled, doubled)
+    values: dict[str, Any] = dict(z_dim=8, c_dim=0, w_dim=8, resolution=8, architecture="skip", mapping_layers=2)
+    for name in values:
+        with pytest.raises(WeightsError, match=f"{name} = a tuple; it is"):
+            Spec(**values | {name: doubled})
+
+
+def test_modules_beside_a_file_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("faces.pkl").write_bytes(TORCH)
+    for name in ("numpy.py", "json.py", "safetensors.py"):
+        Path(name).write_text("open('marker', 'w')\n")
+
+    read_apart(Path("faces.pkl"), Path("out"))
+
+    assert sorted(path.name for path in tmp_path.glob("out.*")) == ["out.json", "out.safetensors"]
+    assert not Path("marker").exists()
 
 
 def test_the_corpus_is_dangerous_to_a_careless_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

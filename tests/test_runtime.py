@@ -3,6 +3,7 @@
 import gc
 import weakref
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from qgate.config import GeneratorSettings
 from qgate.errors import ConfigError
 from qgate.generators import open_generator
 from qgate.runtime import _RowExecutor, make_executor, pick_device, pick_precision
+from qgate.runtime_cuda import COMPILED_ROWS
 
 CPU = torch.device("cpu")
 EXAMPLE = (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.ones(1, 1))
@@ -101,14 +103,20 @@ def test_cpus_draw_in_fp32_or_bf16() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_draws_the_cpus_faces_and_in_every_batch_the_same() -> None:
-    settings = GeneratorSettings(precision="fp32")
-    cpu, cuda = open_generator(settings, CPU), open_generator(settings, torch.device("cuda"))
-    reference, drawn = cpu.draw([1, 2, 3]).images, cuda.draw([1, 2, 3]).images
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("name", ["mobile-stylegan", str(Path(__file__).parent / "stylegan2_ada_torch_format.pkl")])
+def test_a_gpu_draws_the_cpus_faces_and_in_every_batch_the_same(
+    name: str, precision: Literal["fp32", "fp16"], capsys: pytest.CaptureFixture[str]
+) -> None:
+    exact, asked = (GeneratorSettings(name=name, precision=p) for p in ("fp32", precision))
+    seeds = list(range(1, COMPILED_ROWS + 4))  # enough to be compiled and captured
+    cpu, cuda = open_generator(exact, CPU), open_generator(asked, torch.device("cuda"))
+    reference, drawn = cpu.draw(seeds).images, cuda.draw(seeds).images
     alone = cuda.draw([2]).images[0]
 
+    assert "warning" not in capsys.readouterr().err
     for there, here in zip(reference, drawn, strict=True):
         assert there is not None and here is not None
-        assert (there.int() - here.cpu().int()).abs().float().mean() < 0.01
+        assert (there.int() - here.cpu().int()).abs().float().mean() < (0.05 if precision == "fp32" else 1)
     assert alone is not None and drawn[1] is not None
     assert torch.equal(alone, drawn[1])

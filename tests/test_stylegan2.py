@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -250,6 +251,16 @@ def test_every_architecture_is_read_from_both_formats(
     for name, array in read_arrays.items():
         np.testing.assert_allclose(array, arrays[name], rtol=0, atol=1e-6)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_up_sampling_filter_is_read() -> None:
+    spec, arrays = network(next(iter(CASES)))
+    line = np.array([1.0, 2.0, 2.0, 1.0]) / 6
+    spec = replace(spec, resample_filter=tuple(map(tuple, np.outer(line, line).tolist())))
+
+    read_spec, _ = read_network(torch_format(spec, arrays, 4), "made.pkl")
+
+    np.testing.assert_allclose(read_spec.resample_filter, spec.resample_filter, atol=1e-7)
 
 
 def test_a_cut_or_lonely_conversion_is_refused(tmp_path: Path) -> None:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from qgate.answers import Answer, Decision
-from qgate.bundle import read_bundle
+from qgate.bundle import DEFAULT, GateCard, read_bundle
 from qgate.classifier import load_gate
-from qgate.errors import StoppedError
+from qgate.errors import ConfigError, LabelError, StoppedError
 from qgate.label_store import LabelStore
 from qgate.labels import Face, read_labels
 from tests.training_recipe import brightness, learnable, quiet, recipe, same, write_labels
 from training import metrics
 from training.augment import AugmentSettings
 from training.command import train
+from training.config import SHIPPED, gate_splits
 from training.crossfit import CrossValidation
 from training.evaluate import unseen
 from training.fit import fit, predict
 from training.judging import score
+from training.lineage import learned_only
+from training.metrics import resampled
 from training.pipeline import Training
 from training.sources import read_sources
 from training.split import Split, split_of
@@ -80,9 +84,9 @@ def test_a_training_leaves_a_pure_bundle_and_a_report_beside_it(tmp_path: Path) 
     assert "gates that did not learn from them" in report["suspects"]["note"]
     page = (tmp_path / "gate-report" / "report.html").read_text()
     assert "<script" not in page
-    assert page.count("data:image/jpeg") == min(report["test"]["clean"], 24) + min(
-        report["test"]["faces"] - report["test"]["clean"], 24
-    )
+    clean, artifacts = report["test"]["clean"], report["test"]["faces"] - report["test"]["clean"]
+    assert page.count('alt="where the gate sees the artifact"') == min(clean, 24) + min(artifacts, 24)
+    assert page.count("data:image/jpeg") == 2 * page.count('alt="where the gate sees the artifact"')
     for name in ("false_accepts.png", "false_rejects.png", "reliability.png", "roc.png"):
         assert (tmp_path / "gate-report" / name).stat().st_size > 1000
     suspects = read_labels(tmp_path / "gate-report" / "suspects.csv")
@@ -97,6 +101,34 @@ def test_a_fold_never_judges_a_face_that_it_learned_from(tmp_path: Path) -> None
     assert all(not set(held) & set(others) for held, others in parts)
     everyone = sorted(row for held, _ in parts for row in held)
     assert everyone == sorted(set(range(96)) - set(training.rows[Split.TEST]))
+
+
+def test_folds_that_would_judge_nothing_are_refused_at_once(tmp_path: Path) -> None:
+    shipped = {"path": SHIPPED, "limit": 200}
+    card = read_bundle(DEFAULT).card
+    config = recipe(tmp_path, sources=[shipped], folds=2, pretrained="default", splits=gate_splits(card).model_dump())
+    training = Training(config.model_copy(update={"architecture": card.architecture}), quiet)
+    with pytest.raises(LabelError, match="it would judge 0 faces"):
+        CrossValidation(training)
+    with pytest.raises(ValueError, match="faces of both kinds"):
+        next(resampled(np.zeros(5, bool), 20))
+
+
+def test_what_decides_the_weights_names_a_training(tmp_path: Path) -> None:
+    labels = write_labels(tmp_path / "labels.csv", range(32), brightness)
+    contents = tmp_path / "contents.csv"
+    contents.write_text("generator,seed,psi,contents\n")
+    config = recipe(tmp_path, sources=[str(labels)], contents=str(contents), targets={"clean_weights": {"hand": 3}})
+    before = Training(config, quiet).facts()
+    assert Training(config, quiet).facts() == before
+    clean = next(seed for seed in range(32) if brightness(seed) == 0)
+    contents.write_text(f"generator,seed,psi,contents\nfake:64,{clean},1.0,hand\n")
+    assert Training(config, quiet).facts() != before
+
+
+def test_a_backbone_that_takes_no_such_images_is_refused_before_any_face_is_drawn(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="takes no images of 64 pixels"):
+        Training(recipe(tmp_path, architecture={"backbone": "test_vit"}), quiet)
 
 
 def test_faces_that_are_no_random_sample_are_only_learned_from(tmp_path: Path) -> None:
@@ -138,6 +170,13 @@ def test_faces_that_a_gate_only_learned_from_never_judge_it(tmp_path: Path, caps
     known = {sample.face.seed for sample in labels.samples if split_of(sample.identity, config.splits) is Split.TEST}
     assert {labels.samples[row].face.seed for row in unseen(labels, [gate])} == {seed for seed in known if seed < 1000}
     assert any(seed >= 1000 for seed in known)
+    # Nor do they judge a gate that comes from it.
+    refined = learnable(tmp_path, sources=[str(plain), str(again)], pretrained=str(tmp_path / "gate"), rehearse=0)
+    refined = refined.model_copy(update={"output": str(tmp_path / "refined")})
+    training = Training(refined, quiet)
+    assert all(training.samples[row].face.seed < 1000 for row in training.rows[Split.TEST])
+    card = GateCard.model_validate(gate.card.model_dump() | {"training": training._card()["training"]})
+    assert learned_only(card) == {str(seed) for seed in range(1000, 1040)}
     chosen.unlink()
     assert len(unseen(labels, [gate])) == len(known)
     assert "learned from all of" in capsys.readouterr().err
@@ -172,8 +211,15 @@ def test_a_training_that_gets_no_better_stops_and_takes_its_best_epoch(tmp_path:
     assert heard == ["stopped early: no epoch since epoch 2 was better"]
 
 
-def test_a_killed_training_goes_on_after_its_last_whole_epoch_and_ends_the_same(tmp_path: Path) -> None:
-    training = Training(recipe(tmp_path), quiet)
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_killed_training_goes_on_after_its_last_whole_epoch_and_ends_the_same(
+    tmp_path: Path, accumulate: int
+) -> None:
+    config = recipe(tmp_path)
+    optimiser = config.optimiser.model_copy(update={"accumulate": accumulate})
+    training = Training(config.model_copy(update={"optimiser": optimiser}), quiet)
+    batches = len(training.rows[Split.TRAIN]) // optimiser.batch_size
+    assert accumulate == 1 or batches % accumulate  # some wait at the end of an epoch
     pixels = training.draw()
     whole = training.fit(pixels).state_dict()
     training.forget()

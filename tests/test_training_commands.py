@@ -64,6 +64,8 @@ def read(query: str) -> list[Any]:
             "has no model 'resnet19'; near: ",
         ),
         (("--labels", "few.csv", "--folds", "1"), "folds = 1: give 2 folds or more"),
+        (("--labels", "few.csv", "--output", "few.csv"), "few.csv is no folder; name a folder for the gate"),
+        (("--labels", "few.csv", "--output", "few.csv/deeper"), "few.csv is no folder; name a folder for the gate"),
     ],
 )
 def test_bad_input_is_one_line_with_exit_2_and_nothing_written(

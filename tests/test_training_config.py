@@ -33,6 +33,17 @@ def test_settings_win_in_the_order_of_the_house() -> None:
     assert config.splits.test == 0.10
 
 
+def test_what_a_recipe_says_of_its_labels_is_not_said_of_others() -> None:
+    assert load_train_config(RECIPE).label_note
+    assert load_train_config(RECIPE, {"sources": ["labels.db"]}).label_note is None
+    assert load_train_config(RECIPE, {"sources": ["labels.db"]}, ["label_note=Mine."]).label_note == "Mine."
+
+
+def test_the_shipped_labels_are_drawn_whatever_other_generators_are_named() -> None:
+    config = load_train_config(None, {"sources": ["labels.db"]}, ["generators.stylegan2-ada=ffhq.pkl"])
+    assert config.generators == {"random-face-2021.7.21.1": "mobile-stylegan", "stylegan2-ada": "ffhq.pkl"}
+
+
 def test_without_a_recipe_the_shipped_gate_is_refined() -> None:
     config = load_train_config(None, {"sources": ["labels.db"], "output": "some/mygate"})
     card = read_bundle(DEFAULT).card

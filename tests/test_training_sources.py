@@ -124,6 +124,18 @@ def test_a_name_of_the_rows_is_the_generator_that_draws_them() -> None:
     assert [len(sample.votes) for sample in labels.samples] == [2] * 6
 
 
+def test_a_models_vote_counts_once_in_a_persons_store_unless_a_weight_is_given() -> None:
+    write_labels(Path("theirs.csv"), range(4), annotator="vlm-a")
+    write_labels(Path("mine.csv"), range(4), annotator="ann")
+    Path("mine.csv").write_text(Path("mine.csv").read_text() + "fake:64,0,1.0,3,eyes,vlm-b\n")
+    base: dict[str, object] = {"path": "theirs.csv", "weight": 1}
+    (first, *others) = read_sources(settings(base, "mine.csv"), quiet).samples
+    assert [vote.annotator for vote in first.votes] == ["vlm-a", *["ann"] * 4, "vlm-b"]
+    assert {sample.weight for sample in (first, *others)} == {4}
+    (first, *_) = read_sources(settings(base, {"path": "mine.csv", "weight": 2}), quiet).samples
+    assert [vote.annotator for vote in first.votes] == ["vlm-a", *["ann"] * 2, *["vlm-b"] * 2]
+
+
 def test_the_same_image_under_two_names_is_one_face() -> None:
     for seed in range(4):
         write_image(Path(f"sorted/{'artifact' if seed % 2 else 'clean'}/{seed}.png"), seed)

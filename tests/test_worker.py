@@ -40,21 +40,28 @@ def test_leaving_early_ends_the_stages() -> None:
 
 
 class _Small(FakeGenerator):
-    """A device whose memory holds two candidates."""
+    """A device whose memory holds two candidates; remembers how many it was asked for."""
+
+    def __init__(self, argument: str) -> None:
+        super().__init__(argument)
+        self.asked: list[int] = []
 
     def draw(self, seeds: Sequence[int]) -> Drawn:
+        self.asked.append(len(seeds))
         if len(seeds) > 2:
             raise torch.OutOfMemoryError("fake")
         return super().draw(seeds)
 
 
 def test_out_of_memory_halves_the_batch_and_the_run_goes_on() -> None:
-    worker = Worker(_Small("16"), FakeGate(), 16)
+    generator = _Small("16")
+    worker = Worker(generator, FakeGate(), 16)
 
     judged = list(worker.judge(range(40), lambda seed, score: False))
 
     assert [(candidate.seed, candidate.score.clean_prob) for candidate in judged] == scores(8, range(40))
     assert worker.batch_size == 2
+    assert max(generator.asked[-12:]) == 2  # the later batches are asked for in what fits
 
 
 class _SmallGate(FakeGate):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qgate.bundle import GateCard, read_bundle
+from qgate.bundle import DEFAULT, GateCard, read_bundle
+from qgate.classifier import Gate
 from qgate.errors import ConfigError, StoppedError
 from qgate.label_store import note_training
 from qgate.progress import WorkProgress, warn
@@ -93,6 +95,9 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
     begin, output = time.monotonic(), Path(config.output)
     if promote and not config.tracking.enabled:
         warn("--promote: the registry is MLflow's, and tracking is off; the gate is not registered")
+        promote = False
+    shipped = read_bundle(DEFAULT) if promote else None  # now: the output may be this very gate
+    _check_output(output)
     with interruptible() as say:
         training = Training(config, say)
         validation = CrossValidation(training) if config.folds else None
@@ -100,14 +105,25 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
             pixels = training.draw()
             network = training.fit(pixels, watch.epoch)
             card, judged = training.write(network, pixels, output)
-            report = write_report(training, card, judged, pixels, validation.run(pixels) if validation else None)
-            promotion = challenge(training, read_bundle(output)) if promote and config.tracking.enabled else None
+            gate = Gate(read_bundle(output), training.config.device)
+            explain = gate.explain_pixels if gate.explains else None
+            validated = validation.run(pixels) if validation else None
+            report = write_report(training, card, judged, pixels, validated, explain)
+            promotion = challenge(training, read_bundle(output), shipped) if shipped is not None else None
             run_id = watch.finish(card, output, report, promotion, config.optimiser.epochs)
             training.forget()
     auroc = card.figures["auroc"]
     for source in training.labels.facts:
         note_training(find(source["path"]), source["faces"], auroc["value"], auroc["interval"][0])
     return TrainSummary(output, config.report_folder, card, promotion, run_id, time.monotonic() - begin)
+
+
+def _check_output(output: Path) -> None:
+    """Now rather than after hours: that the bundle can be written where it is wanted. Raises ConfigError."""
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        what = "cannot be written to" if there.is_dir() else "is no folder"
+        raise ConfigError(f"output = {str(output)!r}: {there} {what}; name a folder for the gate")
 
 
 @contextmanager

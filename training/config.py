@@ -24,6 +24,9 @@ HOME = Path(__file__).parent.parent
 SHIPPED = "training/labels/train.csv"
 CONTENTS = "training/labels/contents.csv"
 
+SHIPPED_GENERATORS = {"random-face-2021.7.21.1": "mobile-stylegan"}
+"""Name in the shipped rows -> generator that draws their faces."""
+
 FROM_GATE = ("architecture", "preprocessing", "license")
 """What a training that starts from a gate takes from it, where the settings say nothing."""
 
@@ -98,8 +101,9 @@ class TrainConfig(Settings):
         400, ge=0, description="faces of the shipped labels mixed in where others refine a gate; 0: none"
     )
     generators: dict[str, str] = Field(
-        {"random-face-2021.7.21.1": "mobile-stylegan"},
-        description="name in label rows -> generator that draws their faces, as --generator takes it",
+        SHIPPED_GENERATORS,
+        description="name in label rows -> generator that draws their faces, as --generator takes it; the name in the "
+        "shipped labels is known",
     )
     contents: str | None = Field(
         None, description="CSV generator,seed,psi,contents: what is in the pictures; null: that of the shipped labels"
@@ -151,6 +155,11 @@ class TrainConfig(Settings):
             return [{"path": source} if isinstance(source, str) else source for source in value]
         return value
 
+    @field_validator("generators")
+    @classmethod
+    def _keep_shipped(cls, generators: dict[str, str]) -> dict[str, str]:
+        return SHIPPED_GENERATORS | generators
+
     @field_validator("folds")
     @classmethod
     def _check_folds(cls, folds: int) -> int:
@@ -180,6 +189,8 @@ def load_train_config(
     Raises ConfigError naming the key, its value and what is allowed.
     """
     values = merge_values(path, flags or {}, assignments or [])
+    if (flags or {}).get("sources") and not any(text.startswith("label_note=") for text in assignments or []):
+        values.pop("label_note", None)  # the recipe's is of its own labels
     first = str(values.get("pretrained", TrainConfig.model_fields["pretrained"].default))
     card = None if values.get("after") and not gate_is_there(first) else first_gate(first)
     if card is None:

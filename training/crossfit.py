@@ -37,6 +37,16 @@ class CrossValidation:
             [fold_of(sample.identity, self._folds) if sample.identity in judged else NOWHERE for sample in samples]
         )
         self._validation = set(training.rows[Split.VALIDATION])
+        _, rows = training.decided(self._pool)
+        own = [row for row in rows if not (training.first and training.is_shipped(row))]
+        self._shown = [row for row in own if self._judged[row]]
+        clean, _ = training.decided(self._shown)
+        if len(clean) == 0 or clean.all() or not clean.any():
+            raise LabelError(
+                f"--folds {self._folds}: it would judge {len(clean)} faces, {int(clean.sum())} of them clean, and both "
+                "kinds are needed; faces of the shipped labels are left out where a gate is refined, which has learned "
+                "from them: label more, or start from other weights (pretrained)"
+            )
         for number in range(self._folds):
             held, others = self._parts(number)
             clean, _ = training.decided([row for row in others if row in self._validation])
@@ -61,10 +71,7 @@ class CrossValidation:
             others = [row for row in others if self._judged[row]]
             slope, offset = fit_platt(logits[others], training.targets.clean_votes[others])
             prob[held] = expit(slope * logits[held] + offset)
-        _, rows = training.decided(self._pool)
-        rows = [row for row in rows if self._judged[row]]
-        rows = [row for row in rows if not (training.first and training.is_shipped(row))]
-        return join(training.samples, rows, prob[rows], training.contents)
+        return join(training.samples, self._shown, prob[self._shown], training.contents)
 
     def _parts(self, number: int) -> tuple[list[int], list[int]]:
         held = [row for row in self._pool if self._fold[row] == number and self._judged[row]]

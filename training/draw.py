@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -164,7 +165,7 @@ def _is_whole(path: Path, size: int) -> bool:
 
 def _keep(path: Path, pixels: Array) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    draft = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
     with draft.open("wb") as file:
         np.save(file, np.ascontiguousarray(pixels))
     draft.replace(path)

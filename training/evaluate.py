@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from qgate.bundle import Bundle, GateCard
+from qgate.bundle import Bundle
 from qgate.classifier import Gate
 from qgate.errors import LabelError
-from qgate.progress import warn
 from qgate.run import open_bundle
 from qgate.runtime import pick_device
-from training.config import TrainConfig, find, gate_splits
+from training.config import TrainConfig, gate_splits
 from training.contents import contents_of
 from training.draw import Say
 from training.figures import Figure, compare, figures
 from training.judging import Judged, decided, join, score
+from training.lineage import learned_only
 from training.metrics import METRICS
-from training.sources import LabelSet, read_source, read_sources
+from training.sources import LabelSet, read_sources
 from training.split import Split, split_of
 
 Which = Literal["test", "all"]
@@ -87,22 +86,6 @@ def unseen(labels: LabelSet, bundles: Sequence[Bundle]) -> list[int]:
         and sample.identity not in learned
         and all(split_of(sample.identity, split) is Split.TEST for split in splits)
     ]
-
-
-def learned_only(card: GateCard) -> set[str]:
-    """Seeds of the drawn faces of those sources that a gate only learned from, as its card names them.
-
-    A source that is not there any more, or was changed, is warned of: its faces cannot be told from others.
-    """
-    found: set[str] = set()
-    for source in card.training.get("sources", []):
-        if source.get("learn_only"):
-            path = find(source["path"])
-            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == source["sha256"]:
-                found |= {str(label.face.seed) for label in read_source(path) if not label.face.file_name}
-            else:
-                warn(f"gate {card.name} learned from all of {source['path']}, which is not here as it was")
-    return found
 
 
 def judge(bundle: Bundle, labels: LabelSet, config: TrainConfig, say: Say) -> Judged:

@@ -80,6 +80,7 @@ def fit(
             loss = student.step(x, targets.of(batch, device))
             progress = f"epoch {epoch} of {settings.epochs}, step {student.steps} of {student.total_steps}"
             say(f"{progress}, loss {loss:.3f}", done=student.steps, total=student.total_steps)
+        student.settle()
         history.append(epoch_end(epoch, student.average))
         if settings.patience is None or history[-1]["auroc"] >= max(figures["auroc"] for figures in history):
             kept = (epoch, student.average_state())
@@ -121,6 +122,7 @@ class _Student:
         self.average = _place(build_network(config.architecture), device).eval().requires_grad_(False)
         self.average.load_state_dict(self._network.state_dict())
         self.steps, self.total_steps = 0, total_steps
+        self._waiting = 0
 
     def train_mode(self) -> None:
         """Statistics move, except those of the frozen stages."""
@@ -145,11 +147,18 @@ class _Student:
             loss = loss + self._region_weight * regions
         (loss / self._settings.accumulate).backward()  # type: ignore[no-untyped-call]
         self.steps += 1
-        if self.steps % self._settings.accumulate == 0 or self.steps == self.total_steps:
+        self._waiting += 1
+        if self._waiting == self._settings.accumulate:
+            self.settle()
+        return loss.item()
+
+    def settle(self) -> None:
+        """Move the weights by the batches that wait: at the end of an epoch, whose state is kept, none does."""
+        if self._waiting:
             self._optimiser.step()
             self._optimiser.zero_grad()
             self._update_average()
-        return loss.item()
+        self._waiting = 0
 
     def state(self) -> dict[str, Any]:
         """All that `restore` needs to go on, as tensors and numbers."""

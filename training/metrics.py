@@ -145,8 +145,10 @@ METRICS: dict[str, Metric] = {
 def resampled(clean: Bools, resamples: int) -> Iterator[NDArray[np.int64]]:
     """Rows of so many bootstrap resamples, always the same; those of one kind alone are drawn again.
 
-    Source: Efron (1979).
+    Source: Efron (1979). Raises ValueError where all faces are of one kind.
     """
+    if not 0 < clean.sum() < len(clean):
+        raise ValueError(f"a bootstrap needs faces of both kinds, not {int(clean.sum())} clean ones of {len(clean)}")
     random = np.random.default_rng(0)
     left = resamples
     while left:

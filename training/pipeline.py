@@ -9,12 +9,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from scipy.special import expit
 from torch import Tensor, nn
 
 from qgate.bundle import Bundle, GateCard, read_bundle, write_bundle
 from qgate.classifier import Gate, build_network
-from qgate.errors import LabelError, QgateError
+from qgate.config import canonical_digest
+from qgate.errors import ConfigError, LabelError, QgateError
 from qgate.runtime import pick_device
 from training.checkpoint import Checkpoint
 from training.config import TrainConfig, first_gate
@@ -23,8 +25,9 @@ from training.draw import Pixels, Say
 from training.figures import figures
 from training.fit import Fitted, fit, predict
 from training.judging import Judged, decided, join, score
+from training.lineage import learned_only, only_learned_sources
 from training.metrics import Bools, auroc, brier, fit_platt, lean_on, threshold_table, to_logits
-from training.sources import LabelSet, is_shipped, read_sources
+from training.sources import MACHINES, LabelSet, is_shipped, read_sources
 from training.split import Split, split_rows
 from training.targets import Floats, Targets, make_targets
 
@@ -42,9 +45,9 @@ class Training:
         self.config, self.say = config, say
         self.device = pick_device(config.device)
         self.first: GateCard | None = first_gate(config.pretrained)
-        build_network(config.architecture)  # a backbone that timm does not know is told before any face is drawn
+        _check_network(config)  # before any face is drawn
         self.contents = contents_of(config)
-        self.labels: LabelSet = read_sources(config, say)
+        self.labels: LabelSet = read_sources(config, say).learned(learned_only(self.first))
         self.samples = self.labels.samples
         shown = [contents_at(self.contents, sample.face) for sample in self.samples]
         self.targets: Targets = make_targets([sample.votes for sample in self.samples], shown, config.targets)
@@ -104,12 +107,19 @@ class Training:
 
     def checkpoint(self, part: str) -> Checkpoint:
         """Where a part of this training keeps its state until `forget`."""
-        versions = {name: metadata.version(name) for name in ("qgate", "torch", "timm")}
-        facts = {"labels": self.labels.digest, "device": self.device.type, **versions, **self.config.fit_facts()}
-        if self.first is not None:
-            facts["first"] = self.first.weights_sha256
-        self._checkpoints.append(Checkpoint({"part": part, **facts}))
+        self._checkpoints.append(Checkpoint({"part": part, **self.facts()}))
         return self._checkpoints[-1]
+
+    def facts(self) -> dict[str, Any]:
+        """All that decides the weights: with the same facts the same machine makes the same gate."""
+        return {
+            "labels": self.labels.digest,
+            "weights": canonical_digest(self.targets.weight.tolist()),
+            "first": self.first and self.first.weights_sha256,
+            "device": self.device.type,
+            **{name: metadata.version(name) for name in ("qgate", "torch", "timm")},
+            **self.config.fit_facts(),
+        }
 
     def forget(self) -> None:
         """All is written: the states of an unfinished training are of no use any more."""
@@ -168,6 +178,7 @@ class Training:
             "training": {
                 "labels": self.labels.digest,
                 "sources": self.labels.facts,
+                "earlier_sources": only_learned_sources(first),
                 "started_from": f"gate {first.name}, {first.weights_sha256[:12]}" if first else config.pretrained,
                 "faces": {split.value: len(rows) for split, rows in self.rows.items()},
                 "votes": sum(len(set(sample.votes)) for sample in self.samples),
@@ -185,7 +196,8 @@ class Training:
         notes = []
         for source in self.labels.facts:
             who = ", ".join(sorted(source["annotators"]))
-            made = " (vision-language models)" if all(name.startswith("vlm-") for name in source["annotators"]) else ""
+            machines = all(name.startswith(MACHINES) for name in source["annotators"])
+            made = " (vision-language models)" if machines else ""
             notes.append(
                 f"{source['faces']} faces of {source['path']}, labelled by {who}{made}, weight {source['weight']}"
             )
@@ -197,3 +209,16 @@ class Training:
         self.seconds[phase] = round(time.monotonic() - start, 1)
         self.say(f"{phase} took {self.seconds[phase]:.0f} s", True)
         return result
+
+
+@torch.inference_mode()
+def _check_network(config: TrainConfig) -> None:
+    """Whether timm knows the backbone, and it takes images of the size it is to get. Raises ConfigError."""
+    network, size = build_network(config.architecture).eval(), config.preprocessing.size
+    try:
+        network(torch.zeros(1, 3, size, size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"architecture.backbone = {config.architecture.backbone!r}: takes no images of {size} pixels ({error}); "
+            "set preprocessing.size, or architecture.arguments.img_size where the backbone has such"
+        ) from error

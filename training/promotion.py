@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qgate.bundle import DEFAULT, Bundle, read_bundle
+from qgate.bundle import Bundle, read_bundle
 from qgate.errors import BundleError
 from qgate.tracking import find_model
 from training.evaluate import judge, unseen
@@ -44,18 +44,20 @@ class Promotion:
         }
 
 
-def challenge(training: Training, new: Bundle) -> Promotion:
+def challenge(training: Training, new: Bundle, shipped: Bundle) -> Promotion:
     """Judge both gates on the same test faces; the new one wins where its AUROC is surely higher.
 
     Surely: the 95 % interval of the paired bootstrap of the difference lies above 0. Without a champion in the registry
     the shipped gate is the champion.
+
+    shipped: as it was before the training, which may have written its gate in that place.
     """
     config = training.config
     try:
         registered = find_champion()
     except BundleError as error:
         return Promotion(False, "", f"not promoted: the champion cannot be asked for ({error})")
-    champion = registered or read_bundle(DEFAULT)
+    champion = registered or shipped
     name = f"the champion {champion.card.name}" if registered else "the shipped gate"
     rows = decided(training.samples, unseen(training.labels, [champion, new]))
     part = training.labels.part(rows)

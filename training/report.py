@@ -17,8 +17,9 @@ from PIL import Image
 
 from qgate.bundle import GateCard
 from qgate.records import REGIONS
+from qgate.report import Explain
 from qgate.report import charts as run_charts
-from qgate.report.pictures import contact_sheet, data_uri
+from qgate.report.pictures import contact_sheet, data_uri, heat_uri
 from training import charts
 from training.curves import curves
 from training.draw import Pixels
@@ -38,11 +39,17 @@ OUT_OF_FOLD = "They were judged by gates that did not learn from them."
 
 
 def write_report(
-    training: Training, card: GateCard, test: Judged, pixels: Pixels, out_of_fold: Judged | None
+    training: Training,
+    card: GateCard,
+    test: Judged,
+    pixels: Pixels,
+    out_of_fold: Judged | None,
+    explain: Explain | None,
 ) -> list[Path]:
     """Write the folder anew; returns its files.
 
     test: of the gate. out_of_fold: of a cross-validation, None where there was none.
+    explain: where given, the page shows the gate's worst errors with their heat maps.
     """
     config, folder = training.config, training.config.report_folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +75,7 @@ def write_report(
     files.append(folder / "report.json")
     files[-1].write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     files.append(folder / "report.html")
-    files[-1].write_text(_page(report, card, tiles), encoding="utf-8")
+    files[-1].write_text(_page(report, card, tiles, explain), encoding="utf-8")
     for draw in charts.CHARTS:
         files.append(folder / f"{draw.__name__}.png")
         files[-1].write_bytes(run_charts.png(draw, report))
@@ -98,7 +105,12 @@ def _write_faces(
     return tiles
 
 
-def _page(report: dict[str, Any], card: GateCard, tiles: dict[str, list[tuple[Path, dict[str, str]]]]) -> str:
+def _page(
+    report: dict[str, Any],
+    card: GateCard,
+    tiles: dict[str, list[tuple[Path, dict[str, str]]]],
+    explain: Explain | None,
+) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -106,8 +118,7 @@ def _page(report: dict[str, Any], card: GateCard, tiles: dict[str, list[tuple[Pa
     template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
     tables = [report["test"]["at_threshold"], report["test"]["at_purity_0.95"]]
     pictures = {
-        name: [{**caption, "picture": data_uri(path, THUMBNAIL) or ""} for path, caption in shown]
-        for name, shown in tiles.items()
+        name: [{**caption, **_pictures(path, explain)} for path, caption in shown] for name, shown in tiles.items()
     }
     return environment.from_string(template).render(
         report=report,
@@ -119,6 +130,12 @@ def _page(report: dict[str, Any], card: GateCard, tiles: dict[str, list[tuple[Pa
         facts=_facts(card),
         **pictures,
     )
+
+
+def _pictures(path: Path, explain: Explain | None) -> dict[str, str]:
+    """A face, and the same with its heat map, "" where there is none, as data URIs."""
+    heat = heat_uri(path, THUMBNAIL, explain) if explain else None
+    return {"picture": data_uri(path, THUMBNAIL) or "", "heat": heat or ""}
 
 
 def _style() -> str:

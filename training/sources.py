@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ from training.split import place, split_of
 
 OTHERS_WEIGHT = 4
 """People's labels weigh more than the shipped ones, which vision-language models made."""
+
+MACHINES = "vlm-"
+"""How the names of annotators begin who are vision-language models."""
 
 CLASS_FOLDERS = {"clean": 0, "artifact": 3}
 """Folder of an image folder -> severity of what lies in it."""
@@ -103,6 +106,11 @@ class LabelSet:
             raise LabelError(f"{next(iter(bad.values()))}; it was readable a moment ago")
         return Pixels([places[f] if not f.file_name else found[Path(f.file_name)].kept for f in faces])
 
+    def learned(self, identities: Set[str]) -> LabelSet:
+        """The same, where faces of these identities, from which an earlier gate learned, are only learned from."""
+        samples = [replace(s, learn_only=True) if s.identity in identities else s for s in self.samples]
+        return replace(self, samples=samples)
+
     def part(self, rows: Sequence[int]) -> LabelSet:
         """Some of the faces."""
         return replace(self, samples=[self.samples[row] for row in rows])
@@ -145,6 +153,11 @@ def read_sources(config: TrainConfig, say: Say) -> LabelSet:
 def is_shipped(path: str) -> bool:
     """Whether these are the labels that come with qgate."""
     return find(path).resolve() == (HOME / SHIPPED).resolve()
+
+
+def is_machine(vote: Label) -> bool:
+    """Whether a vision-language model gave this vote, which then weighs 1 in whatever store it lies."""
+    return vote.annotator.startswith(MACHINES)
 
 
 def read_source(path: Path, generators: dict[str, str] | None = None) -> list[Label]:
@@ -231,12 +244,13 @@ def _add(samples: dict[Face, Sample], part: _Read, face: Face, votes: Sequence[L
     held = samples.get(key)
     known = () if held is None else held.votes
     given = gather_votes([replace(vote, face=key) for vote in (*dict.fromkeys(known), *votes)])[key]
-    new = [vote for vote in given if vote not in known for _ in range(weight)]
+    named = part.settings.weight is not None
+    counts = [(vote, weight if named or not is_machine(vote) else 1) for vote in given if vote not in known]
     samples[key] = Sample(
         face=held.face if held else face,
         identity=identity,
-        votes=(*known, *new),
-        weight=max(weight, held.weight if held else 1),
+        votes=(*known, *(vote for vote, count in counts for _ in range(count))),
+        weight=max([held.weight if held else 1, *(count for _, count in counts)]),
         source=held.source if held else part.settings.path,
         learn_only=part.settings.learn_only and (held is None or held.learn_only),
     )

@@ -29,10 +29,9 @@ class TrainWatch:
             self._tracker = Tracker()
             return
         output = Path(config.output)
-        digest = canonical_digest([labels.digest, config.fit_facts()])
         self._tracker = track(
             experiment=EXPERIMENT,
-            key=run_key(output, digest),
+            key=run_key(output, canonical_digest(training.facts())),
             name=config.gate_name,
             params={**flatten(config.model_dump(mode="json")), "device": training.device, "cores": os.cpu_count()},
             tags={"qgate.output": str(output.absolute()), "qgate.labels": labels.digest},

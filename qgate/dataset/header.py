@@ -65,6 +65,15 @@ class RunHeader:
     versions: Mapping[str, str]
 
     @property
+    def seed_says_all(self) -> bool:
+        """Whether generator, seed and truncation psi, as label rows name them, are enough to draw a face again."""
+        known = (
+            self.config.get("generator", self.generator.name) == self.generator.name
+            and self.generator.truncation_psi is not None
+        )
+        return known and set(self.config) <= {"generator", "gate", "precision"}
+
+    @property
     def full_scoring(self) -> dict[str, Any]:
         return {**self.scoring, "seeds": [list(ends) for ends in self.plan.ranges], "shard_size": self.shard_size}
 

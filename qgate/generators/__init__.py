@@ -36,7 +36,7 @@ def open_generator(settings: GeneratorSettings, device: torch.device) -> Generat
         raise ConfigError(f"generator.{key} = {value!r}: {name} knows nothing of it; leave it away")
     opener = _embedded().get(name)
     if opener is None:
-        added = {entry.name: entry for entry in metadata.entry_points(group="qgate.generators")}
+        added = _added()
         if name not in added:
             known = [*_embedded(), *added]
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
@@ -54,7 +54,14 @@ def stylegan2_path(name: str) -> Path | None:
     kind, _, argument = name.partition(":")
     if kind == "stylegan2-ada":
         return Path(argument) if argument else None
-    return Path(name) if kind not in _embedded() and name.endswith((".pkl", ".safetensors")) else None
+    if not name.endswith((".pkl", ".safetensors")):
+        return None
+    return None if kind in _embedded() or (argument and kind in _added()) else Path(name)
+
+
+def _added() -> dict[str, metadata.EntryPoint]:
+    """Generators of other packages, by name."""
+    return {entry.name: entry for entry in metadata.entry_points(group="qgate.generators")}
 
 
 def _embedded() -> dict[str, Opener]:

@@ -6,6 +6,7 @@ Knows nothing of networks beyond the shape of their w.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,16 @@ from numpy.typing import NDArray
 from qgate.errors import WeightsError
 
 MAX_BYTES = 2**30
+
+DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    KeyError,
+    MemoryError,
+    RuntimeError,  # encrypted, or packed in a way that zipfile does not know
+    ValueError,
+)
 
 
 def read_latents(path: Path, num_ws: int, w_dim: int) -> NDArray[np.float32]:
@@ -30,7 +41,7 @@ def read_latents(path: Path, num_ws: int, w_dim: int) -> NDArray[np.float32]:
                 w = np.lib.format.read_array(file, allow_pickle=False)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror or error}); give an .npz file with w") from error
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, MemoryError) as error:
+    except DAMAGED as error:
         reason = " ".join(str(error).split())[:100]
         raise WeightsError(f"{path}: is no .npz file with an array of numbers named w ({reason})") from error
     if w.dtype.kind not in "fiu":

@@ -27,6 +27,13 @@ FILTER = tuple(tuple(a * b / 64 for a in (1.0, 3.0, 3.0, 1.0)) for b in (1.0, 3.
 """The up-sampling filter of all published networks: [1, 3, 3, 1] in both directions, sum 1."""
 
 
+def brief(value: object) -> str:
+    """A value of a file for a message; of what is no number or text only the type, as its repr may have no end."""
+    if isinstance(value, str):
+        return ascii(value[:40])
+    return str(value) if value is None or isinstance(value, bool | int | float) else f"a {type(value).__name__}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """The settings of a network that do not follow from the shapes of its parameters.
@@ -58,15 +65,15 @@ class Spec:
             ("num_fp16_res", self.num_fp16_res, 0, 2**16),
         ):
             if type(value) is not int or not low <= value <= high:
-                raise WeightsError(f"{name} = {ascii(value)[:40]}; it is {low}..{high}")
+                raise WeightsError(f"{name} = {brief(value)}; it is {low}..{high}")
         if type(self.resolution) is not int or self.resolution not in RESOLUTIONS:
-            raise WeightsError(f"resolution = {ascii(self.resolution)[:40]}; it is a power of two from 8 to 2048")
+            raise WeightsError(f"resolution = {brief(self.resolution)}; it is a power of two from 8 to 2048")
         if self.architecture not in get_args(Architecture):
-            raise WeightsError(f"architecture = {ascii(self.architecture)[:40]}; it is skip, orig or resnet")
+            raise WeightsError(f"architecture = {brief(self.architecture)}; it is skip, orig or resnet")
         clamp = 1.0 if self.conv_clamp is None else self.conv_clamp
         for name, number in (("conv_clamp", clamp), ("lr_multiplier", self.lr_multiplier)):
             if not isinstance(number, int | float) or not 0 < number < math.inf:
-                raise WeightsError(f"{name} = {ascii(number)[:40]}; it is a number above zero")
+                raise WeightsError(f"{name} = {brief(number)}; it is a number above zero")
         if np.shape(self.resample_filter) != (4, 4) or not np.isfinite(self.resample_filter).all():
             raise WeightsError("the up-sampling filter is not of 4x4 numbers")
 

@@ -205,13 +205,16 @@ def _run_face(row: Row, header: RunHeader, layout: Layout, base: Path) -> Shown 
     sampled = sample.is_file()
     if row.score.clean_prob is None or not (accepted or sampled):
         return None
+    shown = layout.dataset / row.file_name if accepted else sample
     psi = header.generator.truncation_psi
-    if psi is not None:
-        face = Face(header.generator.name, row.seed, psi)
-    else:
+    if psi is None:
         _, _, folder = str(header.config.get("generator", "")).partition(":")
         face = Face(file_name=_relative(Path(folder) / row.source, base))
-    return Shown(face, layout.dataset / row.file_name if accepted else sample, row.score, sampled, accepted)
+    elif header.seed_says_all:
+        face = Face(header.generator.name, row.seed, psi)
+    else:
+        face = Face(file_name=_relative(shown, base))
+    return Shown(face, shown, row.score, sampled, accepted)
 
 
 def _relative(path: Path, base: Path) -> str:

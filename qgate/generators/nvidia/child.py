@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qgate.errors import WeightsError
+from qgate.errors import QgateError, WeightsError
 
 SECONDS = 600
 """Processor time; a network of NVIDIA's takes seconds."""
@@ -21,21 +21,27 @@ a system knows no such bound (macOS), the reader's own accounts remain."""
 
 REFUSED = 2
 
+BEYOND = ("MemoryError", "Cannot allocate memory", "File too large")
+"""What Python says of the bounds on memory and files; that on time is a signal."""
+
 
 def read_apart(path: Path, stem: Path) -> None:
     """Convert the pickle at `path` to STEM.json and STEM.safetensors.
 
-    Raises WeightsError where the reader refuses the file, or the process ends for another reason.
+    Raises WeightsError where the reader refuses the file or goes beyond its bounds, QgateError for another fault.
     """
     # One thread: each of a numeric library's would take address space.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", __name__, str(path), str(stem)]
+    # -P: modules that lie in the working folder, as a stranger's archive may bring them, are not imported.
+    command = [sys.executable, "-P", "-m", __name__, str(path), str(stem)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode == REFUSED:
         raise WeightsError(done.stdout.strip())
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1][:200]
-        raise WeightsError(f"{path}: reading it took too much memory or time and was stopped ({last})")
+        if done.returncode < 0 or any(word in last for word in BEYOND):
+            raise WeightsError(f"{path}: reading it took too much memory or time and was stopped ({last})")
+        raise QgateError(f"{path}: cannot be read ({last})")
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from qgate.errors import WeightsError
 from qgate.generators.nvidia.pickles import Budget, Refused, shown, unpickle
 from qgate.generators.nvidia.values import Array, Node, TfNetwork, allowed
-from qgate.generators.stylegan2_spec import FILTER, Arrays, Spec, check_arrays
+from qgate.generators.stylegan2_spec import FILTER, Arrays, Spec, brief, check_arrays
 
 MAX_BYTES = 2**30
 """Largest file read; NVIDIA's are below 400 MB."""
@@ -102,25 +102,28 @@ def _convert_torch(generator: Node) -> tuple[Spec, Arrays]:
     if "input" in blocks:
         raise WeightsError("is a StyleGAN3 file; qgate draws StyleGAN2 and StyleGAN2-ADA generators")
     state, arrays = generator.state, dict(_torch_arrays(generator))
-    filters = [arrays.pop(key) for key in list(arrays) if key.rpartition(".")[2] == "resample_filter"]
-    last, dense = blocks[f"b{state['img_resolution']}"].state, mapping.state["_modules"]["fc0"].state
+    resolution = _whole("img_resolution", state["img_resolution"])
+    filters = {key: arrays.pop(key) for key in list(arrays) if key.rpartition(".")[2] == "resample_filter"}
+    # conv1 has one too, which does nothing there and is always the usual one.
+    used = [array for key, array in filters.items() if not key.endswith(".conv1.resample_filter")]
+    last, dense = blocks[f"b{resolution}"].state, mapping.state["_modules"]["fc0"].state
     conv = last["_modules"]["conv1"].state
     _require("activation", conv.get("activation", "lrelu"), "lrelu")
     _require("activation of the mapping", dense.get("activation", "lrelu"), "lrelu")
     _require("img_channels", state["img_channels"], 3)
-    if any(not np.array_equal(filters[0], other) for other in filters[1:]):
+    if any(not np.array_equal(used[0], other) for other in used[1:]):
         raise WeightsError("its up-sampling filters differ from block to block")
     spec = Spec(
         z_dim=state["z_dim"],
         c_dim=state["c_dim"],
         w_dim=state["w_dim"],
-        resolution=state["img_resolution"],
+        resolution=resolution,
         architecture=last["architecture"],
         mapping_layers=mapping.state["num_layers"],
         conv_clamp=conv.get("conv_clamp"),
         num_fp16_res=sum(bool(block.state.get("use_fp16")) for block in blocks.values()),
         lr_multiplier=dense["bias_gain"],
-        resample_filter=_filter(filters[0]) if filters else FILTER,
+        resample_filter=_filter(used[0]) if used else FILTER,
     )
     check_arrays(spec, arrays)
     return spec, _as_float(arrays)
@@ -146,18 +149,18 @@ def _convert_tf(generator: TfNetwork) -> tuple[Spec, Arrays]:
     if any("StyleMod" in key for key in variables):
         raise WeightsError("is a StyleGAN1 file; qgate draws StyleGAN2 and StyleGAN2-ADA generators")
     if not state.get("components"):
-        what = "a discriminator" if str(state.get("name", ""))[:1] == "D" else "a network"
+        what = "a discriminator" if brief(state.get("name"))[1:2] == "D" else "a network"
         raise WeightsError(f"holds {what} and no StyleGAN2 generator; give a file with Gs")
     settings = state["static_kwargs"]
     _require("nonlinearity", settings.get("nonlinearity", "lrelu"), "lrelu")
     _require("mapping_nonlinearity", settings.get("mapping_nonlinearity", "lrelu"), "lrelu")
     _require("normalize_latents", settings.get("normalize_latents", True), True)
     _require("num_channels", settings.get("num_channels", 3), 3)
-    resolution = settings.get("resolution", 1024)
+    resolution = _whole("resolution", settings.get("resolution", 1024))
     lods = [key for key in variables if re.fullmatch(r"synthesis/ToRGB_lod0/\w+", key)]
     for key in lods:
         variables[key.replace("ToRGB_lod0", f"{resolution}x{resolution}/ToRGB")] = variables[key]
-    kernel = np.asarray(settings.get("resample_kernel") or [1, 3, 3, 1], np.float64)
+    kernel = _line(settings.get("resample_kernel", [1, 3, 3, 1]))
     spec = Spec(
         z_dim=settings.get("latent_size", 512),
         c_dim=settings.get("label_size", 0),
@@ -238,15 +241,30 @@ def _flipped_kernel(array: NDArray[Any]) -> NDArray[Any]:
     return array[::-1, ::-1].transpose(3, 2, 0, 1)
 
 
+def _line(kernel: Any) -> NDArray[np.float64]:
+    """One direction of TensorFlow's up-sampling filter."""
+    values = kernel.values.ravel().tolist() if isinstance(kernel, Array) else kernel
+    known = isinstance(values, list | tuple) and len(values) == 4
+    if not known or not all(isinstance(value, int | float) for value in values):
+        raise WeightsError("its up-sampling filter is not of 4 numbers")
+    return np.asarray(values, np.float64)
+
+
 def _filter(array: NDArray[Any]) -> tuple[tuple[float, ...], ...]:
     if array.shape != (4, 4):
         raise WeightsError("its up-sampling filter is not 4x4")
     return tuple(tuple(float(value) for value in row) for row in array)
 
 
+def _whole(name: str, value: Any) -> int:
+    if type(value) is not int:
+        raise WeightsError(f"{name} = {brief(value)}; it is a whole number")
+    return value
+
+
 def _require(name: str, value: Any, expected: Any) -> None:
     if value != expected:
-        raise WeightsError(f"{name} = {shown(str(value))}; only {expected} is drawn")
+        raise WeightsError(f"{name} = {brief(value)}; only {expected} is drawn")
 
 
 def _as_float(arrays: dict[str, NDArray[Any]]) -> Arrays:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qgate.generators.nvidia.pickles import Budget, Globals, Refused, State, shown, unpickle
+from qgate.generators.stylegan2_spec import brief
 
 MAX_DIMENSIONS = 8
 NUMBERS = {"f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "b1"}
@@ -95,7 +96,7 @@ class Storage:
 def _persistent(meta: Any) -> Node:
     class_name, state = meta["class_name"], meta["state"]
     if meta.get("type") != "class" or not isinstance(class_name, str) or not isinstance(state, dict):
-        raise Refused(f"holds a persistent object of type {shown(str(meta.get('type')))}")
+        raise Refused(f"holds a persistent object of type {brief(meta.get('type'))}")
     return Node(class_name, state)
 
 
@@ -111,7 +112,7 @@ def _set(values: Any) -> Any:
 
 def _dtype(code: Any, *_: Any) -> Type:
     if not isinstance(code, str) or code not in NUMBERS:
-        raise Refused(f"uses arrays of the type {shown(str(code))}")
+        raise Refused(f"uses arrays of the type {brief(code)}")
     return Type(code)
 
 
