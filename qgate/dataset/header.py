@@ -67,10 +67,7 @@ class RunHeader:
     @property
     def seed_says_all(self) -> bool:
         """Whether generator, seed and truncation psi, as label rows name them, are enough to draw a face again."""
-        known = (
-            self.config.get("generator", self.generator.name) == self.generator.name
-            and self.generator.truncation_psi is not None
-        )
+        known = self.config.get("generator", self.generator.name) == self.generator.name
         return known and set(self.config) <= {"generator", "gate", "precision"}
 
     @property
