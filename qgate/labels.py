@@ -28,8 +28,8 @@ ARTIFACT_SEVERITY = 2
 DRAWN_COLUMNS = ("generator", "seed", "psi", "severity", "regions", "annotator")
 FILE_COLUMNS = ("file_name", "severity", "regions", "annotator")
 
-EXTRA_COLUMNS = ("truncation_psi", "clean_prob", "gate", "sha256", "class")
-"""What a dataset's metadata says besides; read over, but for truncation_psi."""
+EXTRA_COLUMNS = ("truncation_psi", "clean_prob", "gate", "sha256", "class", "latents")
+"""What a dataset's metadata says besides; of these only psi, class and latents are looked at."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

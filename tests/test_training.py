@@ -128,7 +128,7 @@ def test_what_decides_the_weights_names_a_training(tmp_path: Path) -> None:
 
 def test_a_backbone_that_takes_no_such_images_is_refused_before_any_face_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="takes no images of 64 pixels"):
-        Training(recipe(tmp_path, architecture={"backbone": "test_vit"}), quiet)
+        Training(recipe(tmp_path, architecture={"backbone": "vit_tiny_patch16_224"}), quiet)
 
 
 def test_faces_that_are_no_random_sample_are_only_learned_from(tmp_path: Path) -> None:
