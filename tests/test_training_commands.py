@@ -90,7 +90,7 @@ def test_help_imports_no_torch() -> None:
 
 def test_one_command_trains_what_a_recipe_starts_from_once(capsys: pytest.CaptureFixture[str]) -> None:
     write_recipe(Path("base.yaml"), output="base", name="base", device="cpu")
-    second = {"pretrained": "base", "after": "base.yaml", "output": "second", "name": "second"}
+    second = {"pretrained": "base", "after": "base.yaml", "output": "second", "name": "second", "rehearse": 0}
     path = write_recipe(Path("second.yaml"), **second, optimiser={"epochs": 1, "batch_size": 8, "precision": "fp32"})
     Path("base").mkdir()  # as a kill leaves it that came before the card was written
     assert qgate("train", "--config", path, "--set", "seed=1") == 0
