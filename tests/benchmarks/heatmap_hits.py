@@ -14,7 +14,7 @@ injected  60 faces labelled clean twice, with two made artifacts each at random 
 
 `fixed place` is the peak of the mean mask of the other faces, which is what a map that ignores the face could do best.
 
-With the gate that is shipped now, this prints:
+With the gate before the one that is shipped now, this printed:
 
                                     boxes (45)    injected (120)
     fixed place                          0.467             0.117

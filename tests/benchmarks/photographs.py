@@ -10,7 +10,7 @@ training saw them), and the clean ones of 496 test faces, at a purity of 90 / 95
 
     gate                          photographs       clean faces
     base-gate (the first step)    78 / 67 / 58 %    95 / 88 / 82 %
-    default (both steps)          76 / 68 / 58 %    95 / 86 / 75 %
+    the gate before (both steps)  76 / 68 / 58 %    95 / 86 / 75 %
 """
 
 from __future__ import annotations
