@@ -128,7 +128,8 @@ class Gate:
 
     def explain_pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """`explain` of one image as pictures are held outside of torch: RGB (H, W, 3) -> heat (h, w)."""
-        return self.explain([as_tensor(image)])[0]
+        (heat,) = self.explain([as_tensor(image)])
+        return np.asarray(heat)
 
     @functools.cached_property
     def _mapper(self) -> HeatMapper:
