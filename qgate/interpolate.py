@@ -140,7 +140,7 @@ def _holds(path: Path, ws: NDArray[np.float32]) -> bool:
 
 def _write(path: Path, ws: NDArray[np.float32], folder: Path) -> None:
     """folder: of the faces that are drawn of them; where it is there, it was drawn of what the file holds."""
-    if folder.exists() and not _holds(path, ws):
+    if Layout(folder).run_json.exists() and not _holds(path, ws):
         raise OutputError(f"{folder}: is of other vectors than these; give another --output, or remove it and {path}")
     draft = path.with_name(f".{path.name}.part")
     try:

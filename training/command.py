@@ -105,11 +105,12 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
             pixels = training.draw()
             network = training.fit(pixels, watch.epoch)
             card, judged = training.write(network, pixels, output)
-            gate = Gate(read_bundle(output), training.config.device)
+            bundle = read_bundle(output)
+            gate = Gate(bundle, config.device)
             explain = gate.explain_pixels if gate.explains else None
             validated = validation.run(pixels) if validation else None
             report = write_report(training, card, judged, pixels, validated, explain)
-            promotion = challenge(training, read_bundle(output), shipped) if shipped is not None else None
+            promotion = challenge(training, bundle, shipped) if shipped is not None else None
             run_id = watch.finish(card, output, report, promotion, config.optimiser.epochs)
             training.forget()
     auroc = card.figures["auroc"]
