@@ -1,4 +1,6 @@
 import os
+from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ from PIL import Image
 
 from qgate.config import GeneratorSettings
 from qgate.errors import ImageError, WeightsError
-from qgate.generators import Generator, open_generator
+from qgate.generators import Generator, open_generator, stylegan2_path
 from qgate.images import read_image
 
 
@@ -104,3 +106,18 @@ def test_a_rotated_photograph_is_set_upright(tmp_path: Path) -> None:
 def test_a_tiny_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"is 40x80; images of 64x64 to 64 megapixels are judged"):
         read_image(save(tmp_path / "x.png", size=(40, 80)))
+
+
+def test_a_generator_of_another_package_gets_what_follows_the_colon_a_pkl_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = metadata.EntryPoint("mine", "tests.test_generators:open_mine", "qgate.generators")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [entry] if group == entry.group else [])
+
+    assert open_named("mine:net.pkl").info.name == "fake of net.pkl"
+    assert stylegan2_path("mine:net.pkl") is None
+    assert stylegan2_path("net.pkl") == Path("net.pkl")
+
+
+def open_mine(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:
+    fake = open_generator(GeneratorSettings(name="fake:32"), device)
+    fake.info = replace(fake.info, name=f"fake of {argument}")
+    return fake

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from qgate.errors import WeightsError
+from qgate.errors import QgateError, WeightsError
 from qgate.generators.nvidia.child import read_apart
 from qgate.generators.nvidia.networks import read_network
 from qgate.generators.nvidia.pickles import Budget, unpickle
@@ -349,3 +349,22 @@ def test_a_refusal_comes_back_from_the_reading_process_and_nothing_is_left_behin
     with pytest.raises(WeightsError, match=r"evil\.pkl: refused, since it .*system.*nothing was run"):
         convert(file, tmp_path)
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "kind", "message"),
+    [
+        (1, "Traceback\nMemoryError", WeightsError, "took too much memory or time and was stopped .MemoryError"),
+        (-24, "", WeightsError, "took too much memory or time and was stopped"),
+        (1, "Traceback\nPermissionError: no", QgateError, r"a\.pkl: cannot be read .PermissionError: no"),
+    ],
+)
+def test_a_reading_process_that_dies_is_blamed_on_the_file_only_where_it_went_beyond_its_bounds(
+    code: int, stderr: str, kind: type[QgateError], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead = subprocess.CompletedProcess([], code, "", stderr)
+    monkeypatch.setattr(subprocess, "run", lambda *args, **options: dead)
+
+    with pytest.raises(QgateError, match=message) as caught:
+        read_apart(Path("a.pkl"), Path("a"))
+    assert type(caught.value) is kind
