@@ -114,6 +114,9 @@ def test_half_precision_stays_near_fp32(block: type[Block], half: torch.dtype, e
     ws = single.map(*inputs(case))
 
     assert (single.synthesize(ws) - halved.synthesize(ws)).abs().mean() < error
+    # All convolutions but those at 4x4 have tensor cores then.
+    kinds = {r: b.conv1.weight.dtype for r, b in zip(halved.spec.block_resolutions, halved.blocks, strict=True)}
+    assert kinds == {4: torch.float32, 8: half, 16: half, 32: half}
 
 
 def test_random_noise_of_a_seed_is_the_same_in_every_batch_and_another_for_each_seed() -> None:

@@ -24,9 +24,6 @@ from qgate.generators.stylegan2_spec import Arrays, Spec, check_arrays
 
 NoiseMode = Literal["const", "random", "none"]
 
-HALF_RESOLUTIONS = 4
-"""So many of the largest resolutions are computed in half precision at least. Source: arXiv 2006.06676."""
-
 
 class MappingNetwork(nn.Module):
     """z and class -> w."""
@@ -130,15 +127,14 @@ def build(
 ) -> StyleGan2:
     """The network in eval mode, on the CPU. Raises WeightsError where the arrays do not fit the spec.
 
-    half: float16 or bfloat16 for the largest resolutions, as many as the network was trained with in half precision
-        and four at least; None: fp32 everywhere.
+    half: float16 or bfloat16 for all resolutions but the smallest; None: fp32 everywhere. Full precision has no tensor
+        cores, and takes the more time the fewer layers compute in it.
     block: the form of the layers: the plain one, or `FusedBlock` where `fuses(spec)`.
     """
     check_arrays(spec, arrays)
     params = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in arrays.items()}
     rs = spec.block_resolutions
-    halved = rs[max(1, len(rs) - max(spec.num_fp16_res, HALF_RESOLUTIONS)) :] if half is not None else []
-    dtypes = {r: half if half is not None and r in halved else torch.float32 for r in rs}
+    dtypes = {r: half if half is not None and r > rs[0] else torch.float32 for r in rs}
     return StyleGan2(spec, params, noise_mode, dtypes, block).eval().requires_grad_(False)
 
 

@@ -6,6 +6,7 @@
 On CUDA our networks run as in `qgate run`: compiled and captured, the gate a batch behind the generator. The official
 code takes turns with them in the same run, at every precision and batch size, with the settings that suit it best:
 cuDNN's search for algorithms, TF32, and half precision in both memory formats. A batch that does not fit is halved.
+What half precision changes in the pixels is printed too.
 Needs torch, numpy and rich; the gate also timm, pydantic and safetensors; what is lacking is said and left out.
 Bounds: `anchors.md`, section 2b, for one H200.
 """
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 H200_BOUND = {"stylegan2-ada": 4152.0, "mobile-stylegan": 16228.0}
 """Faces/s at 1024x1024 in bf16 where every layer reads and writes once."""
 
+ACCURACY_FACES = 2
+
 HALF = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 Draw = Callable[[int], Tensor]
 """Number of faces -> uint8 RGB on the device."""
@@ -78,22 +81,23 @@ def random_network(resolution: int) -> tuple[Spec, Arrays]:
     return spec, arrays
 
 
-def ours(generator: str, precision: str, device: torch.device, options: argparse.Namespace) -> Draw:
+def networks(generator: str, precision: str, options: argparse.Namespace) -> tuple[nn.Module, nn.Module, int]:
+    """Plain and fused, and how many columns their truncation has; the same random weights at every call."""
     half = HALF[precision]
-    module: nn.Module
-    fused: nn.Module
     if generator == "stylegan2-ada":
         spec, arrays = random_network(options.resolution)
-        columns, autocast = spec.num_ws, None
-        module, fused = build(spec, arrays, half=half), build(spec, arrays, half=half, block=FusedBlock)
-    else:
-        torch.manual_seed(0)
-        columns, autocast, plain = 1, half, MobileStyleGan()
-        for parameter in plain.parameters():
-            nn.init.normal_(parameter, std=0.05)
-        module, fused = plain.eval(), FusedMobileStyleGan(plain, half).eval()
-    module.requires_grad_(False)
-    fused.requires_grad_(False)
+        return build(spec, arrays, half=half), build(spec, arrays, half=half, block=FusedBlock), spec.num_ws
+    torch.manual_seed(0)
+    plain = MobileStyleGan()
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    plain = plain.eval().requires_grad_(False)
+    return plain, FusedMobileStyleGan(plain, half).eval().requires_grad_(False), 1
+
+
+def ours(generator: str, precision: str, device: torch.device, options: argparse.Namespace) -> Draw:
+    module, fused, columns = networks(generator, precision, options)
+    autocast = HALF[precision] if generator == "mobile-stylegan" else None
     torch.compiler.reset()  # so that many settings in one process do not reach its limit of compilations
     execute = CudaExecutor(module, fused, device, autocast)
 
@@ -101,6 +105,16 @@ def ours(generator: str, precision: str, device: torch.device, options: argparse
         return execute(torch.randn(n, 512, device=device), torch.ones(n, columns, device=device))[0]
 
     return draw
+
+
+@torch.inference_mode()
+def print_accuracy(generator: str, precision: str, device: torch.device, options: argparse.Namespace) -> None:
+    """How far this precision is from fp32."""
+    exact, (_, fused, columns) = networks(generator, "fp32", options)[0], networks(generator, precision, options)
+    z = torch.randn(ACCURACY_FACES, 512, generator=torch.Generator().manual_seed(0)).to(device)
+    psi = torch.ones(ACCURACY_FACES, columns, device=device)
+    off = (fused.to(device)(z, psi)[0].int() - exact.to(device)(z, psi)[0].int()).abs().float()
+    print(f"{generator} in {precision} differs from fp32 by {off.mean():.3f} of 255 on average, {off.max():.0f} at most")
 
 
 def official(precision: str, channels_last: bool, device: torch.device, options: argparse.Namespace) -> Draw:
@@ -191,6 +205,8 @@ def ways(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[st
     gate = find_gate(device) if options.gate else None
     for generator in options.generators:
         for precision in options.precisions:
+            if precision != "fp32":
+                print_accuracy(generator, precision, device, options)
             draw = ours(generator, precision, device, options)
             yield generator, precision, "draw", draw
             if gate is not None:
