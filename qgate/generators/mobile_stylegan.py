@@ -127,7 +127,8 @@ class MobileStyleGan(nn.Module):
 
     def forward(self, z: Tensor, truncation_psi: Tensor) -> tuple[Tensor, Tensor]:
         """z (n, 512), truncation_psi (n, 1) -> uint8 RGB (n, 3, 1024, 1024) and the mean of the unclamped RGB (n,)."""
-        return to_pixels(self.synthesize(self.w_avg.lerp(self.map(z), truncation_psi)).float())
+        w = self.map(z).float()  # half precision where a caller's autocast computes in it, which lerp does not take
+        return to_pixels(self.synthesize(self.w_avg.lerp(w, truncation_psi)).float())
 
 
 def inverse_haar(x: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class FusedBlock(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         half = self.conv1.weight.dtype
-        x = haar_sums(modulated(x, self.up.affine(w)).to(half).float()).to(half)
+        x = haar_sums(modulated(x, self.up.affine(w)).to(half), half)
         out: Tensor = self.conv2(self.conv1(x, w), w)
         return out
 
@@ -64,7 +64,7 @@ class FusedToRgb(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         x = F.linear(modulated(x, self.affine(w)).to(self.weight.dtype), self.weight)
-        return haar_sums(x[..., : self.bands].float() + self.bias)
+        return haar_sums(x[..., : self.bands].float() + self.bias, torch.float32)
 
 
 class FusedMobileStyleGan(nn.Module):
@@ -108,12 +108,17 @@ def stencil(x: Tensor, taps: Tensor) -> Tensor:
     return out
 
 
-def haar_sums(x: Tensor) -> Tensor:
-    """As `inverse_haar`, (n, h, w, 4c) -> (n, 2h, 2w, c): every pixel sums its four subbands with signs of its own."""
+def haar_sums(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """As `inverse_haar`, (n, h, w, 4c) -> (n, 2h, 2w, c): every pixel sums its four subbands with signs of its own.
+
+    The sums are fp32; x and the result, of this dtype, are what the compiler stores.
+    """
     n, h, w, c = x.shape
-    low, vertical, horizontal, diagonal = (band[:, :, None, :, None] for band in x.chunk(4, 3))
-    sign = 1.0 - 2.0 * torch.arange(2, device=x.device)
-    down, right = sign.view(2, 1, 1, 1), sign.view(2, 1)
-    # No partial sum is shared by pixels: a shared one would be stored, in fp32.
-    pixels = low + down * vertical + right * horizontal + (right * down) * diagonal
-    return pixels.reshape(n, 2 * h, 2 * w, c // 4)
+    bands = x.chunk(4, 3)
+
+    def pixel(down: int, right: int) -> Tensor:
+        low, vertical, horizontal, diagonal = (band.float() for band in bands)  # here, lest they be stored as fp32
+        return (low + down * vertical + right * horizontal + right * down * diagonal).to(dtype)
+
+    rows = [torch.stack([pixel(down, right) for right in (1, -1)], 3) for down in (1, -1)]
+    return torch.stack(rows, 2).reshape(n, 2 * h, 2 * w, c // 4)

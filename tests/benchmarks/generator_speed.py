@@ -114,7 +114,9 @@ def print_accuracy(generator: str, precision: str, device: torch.device, options
     z = torch.randn(ACCURACY_FACES, 512, generator=torch.Generator().manual_seed(0)).to(device)
     psi = torch.ones(ACCURACY_FACES, columns, device=device)
     off = (fused.to(device)(z, psi)[0].int() - exact.to(device)(z, psi)[0].int()).abs().float()
-    print(f"{generator} in {precision} differs from fp32 by {off.mean():.3f} of 255 on average, {off.max():.0f} at most")
+    print(
+        f"{generator} in {precision} differs from fp32 by {off.mean():.3f} of 255 on average, {off.max():.0f} at most"
+    )
 
 
 def official(precision: str, channels_last: bool, device: torch.device, options: argparse.Namespace) -> Draw:
