@@ -243,8 +243,8 @@ def test_contents_are_read_and_a_wrong_one_is_named_with_its_line(tmp_path: Path
     path = tmp_path / "contents.csv"
     path.write_text("generator,seed,psi,contents\nold,1,0.7,headwear;hand\nold,2,0.7,\n")
     assert read_contents(path, {"old": "fake:64"}) == {
-        ("fake:64", 1, 0.7): frozenset({"headwear", "hand"}),
-        ("fake:64", 2, 0.7): frozenset(),
+        Face("fake:64", 1, 0.7): frozenset({"headwear", "hand"}),
+        Face("fake:64", 2, 0.7): frozenset(),
     }
     path.write_text("generator,seed,psi,contents\nold,1,0.7,hat\n")
     with pytest.raises(LabelError, match=r"line 2: 'hat'; allowed are headwear, hand, person, glasses"):

@@ -1,4 +1,4 @@
-"""`qgate train` and `qgate evaluate`: arguments -> one call each. Heavy imports wait for a command."""
+"""`qgate train`, `qgate evaluate` and `qgate teach`: arguments -> one call each. Heavy imports wait for a command."""
 
 from __future__ import annotations
 
@@ -85,3 +85,41 @@ def evaluate(
     with interruptible() as say:
         found = evaluate_gates(gates or ["default"], settings, "test" if split == "test" else "all", say)
     print(json.dumps(found.to_json()) if as_json else found.in_words())
+
+
+def teach(
+    out: Annotated[Path, typer.Option("--out", "-o", help="CSV file to write, for `taught.path` of `qgate train`.")],
+    gates: Annotated[list[str], typer.Option("--gate", "-g", help="A teacher: as for `qgate evaluate`; give several.")],
+    faces: Annotated[
+        list[Path] | None,
+        typer.Option("--faces", help="CSV with columns generator,seed,psi first, as of labels; repeatable."),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="Further faces, of nobody labelled: 5000-5999,7000.")
+    ] = None,
+    generator: Annotated[str, typer.Option("--generator", help="What draws the faces of --seeds.")] = "mobile-stylegan",
+    truncation: Annotated[
+        list[float] | None, typer.Option("--truncation", help="Of --seeds; several are taken in turn; default: 1.")
+    ] = None,
+    device: DeviceOption = None,
+    as_json: Json = False,
+) -> None:
+    """Write what several gates say together of faces, labelled or not, so that one gate can learn it.
+
+    A gate that is trained with that file (`qgate train --set taught.path=FILE`) comes near to the mean of its
+    teachers, at the cost of one.
+    """
+    from qgate.errors import ConfigError
+    from training.command import interruptible
+    from training.taught import taught_faces, teach_faces, write_taught
+
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out {out}: {out.parent} is no folder")
+    asked = taught_faces(faces or [], seeds, generator, truncation or [1.0])
+    with interruptible() as say:
+        taught = teach_faces(gates, asked, device or "auto", say)
+    write_taught(out, taught)
+    if as_json:
+        print(json.dumps({"out": str(out), "faces": len(taught), "gates": gates}))
+    else:
+        print(f"{len(taught)} faces in {out}", file=sys.stderr)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from qgate.bundle import CARD, DEFAULT, Architecture, GateCard, read_bundle
 from qgate.config import Settings, TrackingSettings, merge_values, validate
@@ -67,6 +67,13 @@ class TargetSettings(Settings):
     )
 
 
+class TaughtSettings(Settings):
+    """What other gates say of faces, labelled or not, learned besides the votes."""
+
+    path: str = Field(min_length=1, description="CSV generator,seed,psi,clean_prob")
+    share: float = Field(0.5, gt=0, le=1, description="of what is learned of a labelled face; the rest are its votes")
+
+
 class OptimiserSettings(Settings):
     """AdamW, cosine with a linear warm-up, an average of the weights at the end."""
 
@@ -108,6 +115,7 @@ class TrainConfig(Settings):
     contents: str | None = Field(
         None, description="CSV generator,seed,psi,contents: what is in the pictures; null: that of the shipped labels"
     )
+    taught: TaughtSettings | None = Field(None, description="what other gates say of faces; null: votes alone teach")
     max_bad_fraction: float = Field(0.01, ge=0, le=1, description="share of image files that may be unreadable")
     min_faces: int = Field(20, ge=2, description="labelled faces that are asked for at least, rehearsed ones aside")
     output: str = Field("qgate-gate", min_length=1, description="folder of the bundle")
@@ -166,6 +174,12 @@ class TrainConfig(Settings):
         if folds == 1:
             raise ValueError("give 2 folds or more, or 0 for none")
         return folds
+
+    @model_validator(mode="after")
+    def _check_taught(self) -> Self:
+        if self.taught is not None and self.folds:
+            raise ValueError("folds and taught exclude each other: gates that teach have seen the faces of every fold")
+        return self
 
     @property
     def report_folder(self) -> Path:

@@ -11,7 +11,7 @@ import torch
 from qgate.classifier import Gate
 from qgate.errors import QgateError
 from qgate.records import REGIONS
-from training.contents import Contents, contents_at
+from training.contents import Contents
 from training.draw import Pixels, Say
 from training.metrics import Bools
 from training.sources import Sample
@@ -66,7 +66,7 @@ def join(samples: Sequence[Sample], rows: Sequence[int], prob: Floats, contents:
         prob=prob,
         psi=np.array([np.nan if face.face.file_name else face.face.psi for face in faces], float),
         source=[face.source for face in faces],
-        contents=[contents_at(contents, face.face) for face in faces],
+        contents=[contents.get(face.face) for face in faces],
     )
 
 

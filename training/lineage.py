@@ -7,14 +7,23 @@ from typing import Any
 
 from qgate.bundle import GateCard
 from qgate.progress import warn
-from training.config import find
+from training.config import TaughtSettings, find
+from training.face_table import read_table
 from training.sources import read_source
+
+
+def taught_facts(settings: TaughtSettings) -> dict[str, Any]:
+    """Path and sha256 of what other gates said, and for how much of a labelled face's target it counted."""
+    digest = hashlib.sha256(find(settings.path).read_bytes()).hexdigest()
+    return {"path": settings.path, "sha256": digest, "share": settings.share}
 
 
 def only_learned_sources(card: GateCard | None) -> list[dict[str, Any]]:
     """Facts of the sources that a gate, or one that it came from, only learned from; none where there is no gate."""
     training = card.training if card is not None else {}
     found = [source for source in training.get("sources", []) if source.get("learn_only")]
+    if taught := training.get("taught"):
+        found.append(taught)
     return found + [source for source in training.get("earlier_sources", []) if source not in found]
 
 
@@ -30,7 +39,10 @@ def learned_only(card: GateCard | None) -> set[str]:
         if not (path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == source["sha256"]):
             warn(f"{said}, which is not here as it was; its faces may be taken for unknown ones")
             continue
-        faces = [label.face for label in read_source(path)]
+        if "share" in source:
+            faces = [face for face, _, _ in read_table(path, "taught", {}, None)]
+        else:
+            faces = [label.face for label in read_source(path)]
         if any(face.file_name for face in faces):
             warn(f"{said}; its image files may be taken for unknown ones")
         found |= {str(face.seed) for face in faces if not face.file_name}

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from scipy.special import expit
 from torch import Tensor, nn
@@ -17,19 +18,21 @@ from qgate.bundle import Bundle, GateCard, read_bundle, write_bundle
 from qgate.classifier import Gate, build_network
 from qgate.config import canonical_digest
 from qgate.errors import ConfigError, LabelError, QgateError
+from qgate.labels import Face
 from qgate.runtime import pick_device
 from training.checkpoint import Checkpoint
-from training.config import TrainConfig, first_gate
-from training.contents import contents_at, contents_of
-from training.draw import Pixels, Say
+from training.config import TrainConfig, find, first_gate
+from training.contents import contents_of
+from training.draw import Pixels, Say, draw_faces
 from training.figures import figures
 from training.fit import Fitted, fit, predict
 from training.judging import Judged, decided, join, score
-from training.lineage import learned_only, only_learned_sources
+from training.lineage import learned_only, only_learned_sources, taught_facts
 from training.metrics import Bools, auroc, brier, fit_platt, lean_on, threshold_table, to_logits
 from training.sources import MACHINES, LabelSet, is_shipped, read_sources
 from training.split import Split, split_rows
 from training.targets import Floats, Targets, make_targets
+from training.taught import read_taught
 
 EpochSeen = Callable[[int, dict[str, float]], None]
 """Called after each epoch with its number from 1 and the figures on the validation faces."""
@@ -49,13 +52,14 @@ class Training:
         self.contents = contents_of(config)
         self.labels: LabelSet = read_sources(config, say).learned(learned_only(self.first))
         self.samples = self.labels.samples
-        shown = [contents_at(self.contents, sample.face) for sample in self.samples]
+        shown = [self.contents.get(sample.face) for sample in self.samples]
         self.targets: Targets = make_targets([sample.votes for sample in self.samples], shown, config.targets)
         self.rows = split_rows(
             [sample.identity for sample in self.samples],
             config.splits,
             [sample.learn_only for sample in self.samples],
         )
+        self.taught = self._read_taught()
         for split in Split:
             clean, _ = self.decided(self.rows[split])
             if len(clean) == 0 or clean.all() or not clean.any():
@@ -70,8 +74,8 @@ class Training:
         self.platt = (1.0, 0.0)
 
     def draw(self) -> Pixels:
-        """Pixels of all labelled faces, from the cache or drawn now."""
-        return self._timed("drawing", lambda: self.labels.pixels(self.config.preprocessing, self.device, self.say))
+        """Pixels of all labelled faces, and of those that other gates teach after them, from the cache or drawn now."""
+        return self._timed("drawing", self._draw)
 
     def fit(self, pixels: Pixels, epoch_seen: EpochSeen | None = None) -> nn.Module:
         """Train on the train split, where a face stands as often as it weighs."""
@@ -102,6 +106,7 @@ class Training:
             return found
 
         weighted = [row for row in train for _ in range(self.samples[row].weight)]
+        weighted += range(len(self.samples), len(pixels))
         state = self.checkpoint(part)
         return fit(self.config, pixels, self.targets, weighted, self.device, self.say, note, checkpoint=state)
 
@@ -115,6 +120,7 @@ class Training:
         return {
             "labels": self.labels.digest,
             "weights": canonical_digest(self.targets.weight.tolist()),
+            "taught": canonical_digest(self.targets.clean.tolist()),
             "first": self.first and self.first.weights_sha256,
             "device": self.device.type,
             **{name: metadata.version(name) for name in ("qgate", "torch", "timm")},
@@ -159,6 +165,28 @@ class Training:
         kept = decided(self.samples, rows)
         return self.targets.clean_votes[kept] > 0.5, kept
 
+    def _read_taught(self) -> list[Face]:
+        """What other gates say joins the targets, after whose rows come those of the faces returned: without votes.
+
+        Of faces that judge, and of others of their seeds, nothing is learned.
+        """
+        settings = self.config.taught
+        if settings is None:
+            return []
+        judging = {
+            self.samples[row].identity for split in Split if split is not Split.TRAIN for row in self.rows[split]
+        }
+        taught = read_taught(find(settings.path), self.config.generators)
+        kept = {face: prob for face, prob in taught.items() if str(face.seed) not in judging}
+        self.say(f"{settings.path} teaches {len(kept)} faces, {len(taught) - len(kept)} that judge left out", True)
+        said = np.array([kept.pop(sample.face, np.nan) for sample in self.samples])
+        self.targets = self.targets.mixed(said, settings.share).followed_by(np.array(list(kept.values())))
+        return list(kept)
+
+    def _draw(self) -> Pixels:
+        pixels = self.labels.pixels(self.config.preprocessing, self.device, self.say)
+        return Pixels(pixels.paths + draw_faces(self.taught, self.config.preprocessing, self.device, self.say))
+
     def _judge(self, state: dict[str, Tensor], card: dict[str, Any], pixels: Pixels, rows: Sequence[int]) -> Floats:
         """clean_prob of the faces, as a bundle of these weights and this card says, (n,)."""
         with tempfile.TemporaryDirectory() as folder:
@@ -178,6 +206,7 @@ class Training:
             "training": {
                 "labels": self.labels.digest,
                 "sources": self.labels.facts,
+                "taught": config.taught and taught_facts(config.taught),
                 "earlier_sources": only_learned_sources(first),
                 "started_from": f"gate {first.name}, {first.weights_sha256[:12]}" if first else config.pretrained,
                 "faces": {split.value: len(rows) for split, rows in self.rows.items()},

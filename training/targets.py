@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -52,6 +52,20 @@ class Targets:
         parts = (self.clean[rows], self.regions[rows], self.named[rows], self.weight[rows])
         types = (torch.float32, torch.float32, torch.bool, torch.float32)
         return Batch(*(torch.tensor(part, dtype=kind, device=device) for part, kind in zip(parts, types, strict=True)))
+
+    def mixed(self, taught: Floats, share: float) -> Targets:
+        """The same, where clean is learned for a share from others. taught: (n,) 0..1, NaN where they say nothing."""
+        return replace(self, clean=np.where(np.isnan(taught), self.clean, (1 - share) * self.clean + share * taught))
+
+    def followed_by(self, clean: Floats) -> Targets:
+        """With rows for faces without votes after them, of which only what is to be said of clean is known, (m,)."""
+        return Targets(
+            clean=np.concatenate([self.clean, clean]),
+            regions=np.concatenate([self.regions, np.zeros((len(clean), len(REGIONS)))]),
+            named=np.concatenate([self.named, np.zeros(len(clean), bool)]),
+            clean_votes=np.concatenate([self.clean_votes, np.full(len(clean), np.nan)]),
+            weight=np.concatenate([self.weight, np.ones(len(clean))]),
+        )
 
 
 def make_targets(
