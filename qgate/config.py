@@ -252,7 +252,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
     for parent in parents:
-        below = values.setdefault(parent, {})
+        if values.get(parent) is None:  # a section that is left out, or written as null
+            values[parent] = {}
+        below = values[parent]
         if not isinstance(below, dict):
             raise ConfigError(f"{key}: {parent} is a value, not a section")
         values = below

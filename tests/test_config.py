@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from qgate.config import canonical_digest, describe, known_keys, load_config, parse_seeds
+from qgate.config import canonical_digest, describe, known_keys, load_config, merge_values, parse_seeds
 from qgate.errors import ConfigError
 from qgate.records import SeedPlan
 
@@ -74,3 +74,9 @@ def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:
 def test_the_search_is_bounded_by_default_at_fifty_candidates_a_face() -> None:
     assert load_config(None, {"selection.count": 24}, []).max_candidates() == 1200
     assert load_config(None, {"seeds.ranges": "0-9"}, []).max_candidates() == 10
+
+
+def test_a_setting_in_a_section_that_is_null_opens_it(tmp_path: Path) -> None:
+    path = tmp_path / "null.yaml"
+    path.write_text("selection: null\n")
+    assert merge_values(path, {}, ["selection.count=3"]) == {"selection": {"count": 3}}
