@@ -70,7 +70,7 @@ def test_faces_come_from_tables_of_any_kind_and_from_seeds_with_truncations_in_t
 
 
 def test_a_student_learns_from_faces_without_votes(tmp_path: Path) -> None:
-    # Votes that the pixels do not tell teach nothing; 400 further faces do, of which the votes say nothing.
+    # One epoch of the labelled faces is too short to learn from; 400 further faces, without votes, make it enough.
     labels = write_labels(tmp_path / "labels.csv", range(200), brightness)
     rows = [row.split(",") for row in labels.read_text().splitlines()]
     plain = learnable(tmp_path, sources=[str(labels)], optimiser={"epochs": 1, "batch_size": 8, "learning_rate": 0.003})

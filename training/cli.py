@@ -95,7 +95,7 @@ def teach(
         typer.Option("--faces", help="CSV with columns generator,seed,psi first, as of labels; repeatable."),
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", help="Further faces, of nobody labelled: 5000-5999,7000.")
+        str | None, typer.Option("--seeds", help="Further faces, labelled by nobody: 5000-5999,7000.")
     ] = None,
     generator: Annotated[str, typer.Option("--generator", help="What draws the faces of --seeds.")] = "mobile-stylegan",
     truncation: Annotated[
