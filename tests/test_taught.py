@@ -10,11 +10,12 @@ import pytest
 from pydantic import ValidationError
 from scipy.special import expit, logit
 
+from qgate.bundle import DEFAULT, read_bundle
 from qgate.errors import ConfigError, LabelError
 from qgate.labels import Face
 from tests.test_training_commands import inside, qgate, write_recipe  # noqa: F401
 from tests.training_recipe import brightness, learnable, quiet, recipe, write_labels
-from training.config import SHIPPED_GENERATORS, TaughtSettings, find
+from training.config import SHIPPED, SHIPPED_GENERATORS, TaughtSettings, find, gate_splits
 from training.lineage import learned_only
 from training.metrics import auroc
 from training.pipeline import Training
@@ -72,12 +73,10 @@ def test_faces_come_from_tables_of_any_kind_and_from_seeds_with_truncations_in_t
 def test_a_student_learns_from_faces_without_votes(tmp_path: Path) -> None:
     # One epoch of the labelled faces is too short to learn from; 400 further faces, without votes, make it enough.
     labels = write_labels(tmp_path / "labels.csv", range(200), brightness)
-    rows = [row.split(",") for row in labels.read_text().splitlines()]
     plain = learnable(tmp_path, sources=[str(labels)], optimiser={"epochs": 1, "batch_size": 8, "learning_rate": 0.003})
     taught = plain.model_copy(update={"taught": TaughtSettings(path=write(tmp_path / "taught.csv", range(1000, 1400)))})
     student = Training(taught, quiet)
-    assert len(student.samples) == len(rows) - 1
-    assert len(student.draw()) == len(rows) - 1 + 400
+    assert (len(student.samples), len(student.draw())) == (200, 600)
     assert auroc_of(student) > auroc_of(Training(plain, quiet)) + 0.05
 
 
@@ -111,6 +110,7 @@ def test_what_a_gate_was_taught_never_judges_it_and_decides_its_weights(tmp_path
     pixels = training.draw()
     card, _ = training.write(training.fit(pixels), pixels, tmp_path / "gate")
     assert learned_only(card) == {str(seed) for seed in range(500, 520)}
+    assert card.training["taught"]["share"] == 0.5
     facts = training.facts()
     write(tmp_path / "taught.csv", range(500, 520), 0.5)
     assert Training(config, quiet).facts() != facts
@@ -147,13 +147,11 @@ def test_a_wrong_row_is_named(tmp_path: Path, text: str, message: str) -> None:
 
 def test_the_shipped_file_teaches_no_face_that_judges_the_shipped_gate(tmp_path: Path) -> None:
     taught = read_taught(find(SHIPPED_TAUGHT), SHIPPED_GENERATORS)
-    training = Training(recipe(tmp_path, sources=["training/labels/train.csv"], splits=SPLITS), quiet)
+    splits = gate_splits(read_bundle(DEFAULT).card)
+    training = Training(recipe(tmp_path, sources=[SHIPPED], splits=splits), quiet)
     judging = {training.samples[row].face for split in list(Split)[1:] for row in training.rows[split]}
     assert len(judging) > 1000
     assert not judging & taught.keys()
-
-
-SPLITS = {"validation": 0.06, "calibration": 0.10, "test": 0.10}
 
 
 def test_the_commands_teach_and_train_a_student(capsys: pytest.CaptureFixture[str]) -> None:

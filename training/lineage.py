@@ -39,7 +39,7 @@ def learned_only(card: GateCard | None) -> set[str]:
         if not (path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == source["sha256"]):
             warn(f"{said}, which is not here as it was; its faces may be taken for unknown ones")
             continue
-        if "share" in source:
+        if "share" in source:  # what other gates said, see `taught_facts`: no label file
             faces = [face for face, _, _ in read_table(path, "taught", {}, None)]
         else:
             faces = [label.face for label in read_source(path)]

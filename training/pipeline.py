@@ -60,6 +60,7 @@ class Training:
             [sample.learn_only for sample in self.samples],
         )
         self.taught = self._read_taught()
+        self._taught_facts = config.taught and taught_facts(config.taught)  # now: it may change meanwhile
         for split in Split:
             clean, _ = self.decided(self.rows[split])
             if len(clean) == 0 or clean.all() or not clean.any():
@@ -120,7 +121,7 @@ class Training:
         return {
             "labels": self.labels.digest,
             "weights": canonical_digest(self.targets.weight.tolist()),
-            "taught": canonical_digest(self.targets.clean.tolist()),
+            "clean": canonical_digest(self.targets.clean.tolist()),
             "first": self.first and self.first.weights_sha256,
             "device": self.device.type,
             **{name: metadata.version(name) for name in ("qgate", "torch", "timm")},
@@ -206,7 +207,7 @@ class Training:
             "training": {
                 "labels": self.labels.digest,
                 "sources": self.labels.facts,
-                "taught": config.taught and taught_facts(config.taught),
+                "taught": self._taught_facts,
                 "earlier_sources": only_learned_sources(first),
                 "started_from": f"gate {first.name}, {first.weights_sha256[:12]}" if first else config.pretrained,
                 "faces": {split.value: len(rows) for split, rows in self.rows.items()},
