@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from qgate.answers import Answer, Decision
 from qgate.bundle import DEFAULT, GateCard, read_bundle
@@ -21,8 +23,9 @@ from training.augment import AugmentSettings
 from training.command import train
 from training.config import SHIPPED, gate_splits
 from training.crossfit import CrossValidation
+from training.draw import Pixels
 from training.evaluate import unseen
-from training.fit import fit, predict
+from training.fit import Fitted, fit, predict
 from training.judging import score
 from training.lineage import learned_only
 from training.metrics import resampled
@@ -92,6 +95,34 @@ def test_a_training_leaves_a_pure_bundle_and_a_report_beside_it(tmp_path: Path) 
     suspects = read_labels(tmp_path / "gate-report" / "suspects.csv")
     assert len(suspects) == report["suspects"]["faces"]
     assert not list((tmp_path / "cache" / "training").iterdir())
+
+
+def test_suspects_count_less_in_the_gate_and_not_in_the_folds_that_found_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[tuple[str, Training]] = []
+    weights: list[NDArray[np.float64]] = []
+    fit_rows = Training.fit_rows
+
+    def watched(training: Training, pixels: Pixels, *args: Any) -> Fitted:
+        fitted.append((args[2], training))
+        weights.append(training.targets.weight.copy())
+        return fit_rows(training, pixels, *args)
+
+    monkeypatch.setattr(Training, "fit_rows", watched)
+    wrong = {3, 50, 120, 121}
+    labels = write_labels(
+        tmp_path / "l.csv", range(200), lambda seed: (3 - brightness(seed)) if seed in wrong else brightness(seed)
+    )
+    targets = {"suspect_weight": 0.25}
+    train(learnable(tmp_path, folds=2, sources=[str(labels)], targets=targets))
+    suspects = {label.face.seed for label in read_labels(tmp_path / "gate-report" / "suspects.csv")}
+    assert [part for part, _ in fitted] == ["fold 1 of 2, ", "fold 2 of 2, ", ""]
+    assert all((found == 1).all() for found in weights[:2])
+    samples = fitted[-1][1].samples
+    less = {sample.face.seed for sample, weight in zip(samples, weights[-1], strict=True) if weight == 0.25}
+    assert less == suspects
+    assert len(wrong & less) >= 2
 
 
 def test_a_fold_never_judges_a_face_that_it_learned_from(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def test_a_path_of_the_package_is_found_from_everywhere(tmp_path: Path, monkeypa
         ("optimiser.epochs=0", "optimiser.epochs = 0: "),
         ("sources=[]", "sources = "),
         ("folds=1", "folds = 1: give 2 folds or more"),
+        ("targets.suspect_weight=0.5", "targets.suspect_weight = 0.5: suspects are found by gates that did not learn"),
         ("splits.test=0.3", "other splits would test on faces that it learned from"),
         ("architecture.backbone=resnet18", "leave the architecture away"),
     ],

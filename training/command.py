@@ -23,6 +23,7 @@ from training.draw import Say
 from training.pipeline import Training
 from training.promotion import Promotion, challenge
 from training.report import write_report
+from training.suspects import find_suspects
 from training.watch import TrainWatch
 
 
@@ -103,12 +104,14 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
         validation = CrossValidation(training) if config.folds else None
         with TrainWatch(training) as watch:
             pixels = training.draw()
+            validated = validation.run(pixels) if validation else None
+            if validated is not None:
+                training.doubt([validated.rows[position] for position in find_suspects(validated)])
             network = training.fit(pixels, watch.epoch)
             card, judged = training.write(network, pixels, output)
             bundle = read_bundle(output)
             gate = Gate(bundle, config.device)
             explain = gate.explain_pixels if gate.explains else None
-            validated = validation.run(pixels) if validation else None
             report = write_report(training, card, judged, pixels, validated, explain)
             promotion = challenge(training, bundle, shipped) if shipped is not None else None
             run_id = watch.finish(card, output, report, promotion, config.optimiser.epochs)

@@ -65,6 +65,9 @@ class TargetSettings(Settings):
     clean_weights: dict[str, float] = Field(
         {}, description="headwear, hand, person or glasses -> how much a clean face that shows it counts; 1 otherwise"
     )
+    suspect_weight: float = Field(
+        1.0, gt=0, le=1, description="how much a face counts whose label is probably wrong; below 1 it needs folds"
+    )
 
 
 class TaughtSettings(Settings):
@@ -176,9 +179,14 @@ class TrainConfig(Settings):
         return folds
 
     @model_validator(mode="after")
-    def _check_taught(self) -> Self:
+    def _check_folds_with_others(self) -> Self:
         if self.taught is not None and self.folds:
             raise ValueError("folds and taught exclude each other: gates that teach have seen the faces of every fold")
+        if self.targets.suspect_weight < 1 and not self.folds:
+            raise ValueError(
+                f"targets.suspect_weight = {self.targets.suspect_weight}: suspects are found by gates that did not "
+                "learn from them; give folds too, for example 5"
+            )
         return self
 
     @property

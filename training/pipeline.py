@@ -111,6 +111,10 @@ class Training:
         state = self.checkpoint(part)
         return fit(self.config, pixels, self.targets, weighted, self.device, self.say, note, checkpoint=state)
 
+    def doubt(self, rows: Sequence[int]) -> None:
+        """These faces, whose label is probably wrong, count less in what is fitted from now on."""
+        self.targets = self.targets.doubted(rows, self.config.targets.suspect_weight)
+
     def checkpoint(self, part: str) -> Checkpoint:
         """Where a part of this training keeps its state until `forget`."""
         self._checkpoints.append(Checkpoint({"part": part, **self.facts()}))

@@ -68,7 +68,11 @@ def write_report(
         "curves": curves(test),
         "folds": config.folds,
         "cross_validated": None if out_of_fold is None else figures(out_of_fold, config.resamples),
-        "suspects": {"faces": len(found), "note": HELD_OUT if out_of_fold is None else OUT_OF_FOLD},
+        "suspects": {
+            "faces": len(found),
+            "note": HELD_OUT if out_of_fold is None else OUT_OF_FOLD,
+            "weight": config.targets.suspect_weight,
+        },
         "training": card.training,
         "left_out": training.labels.bad,
     }

@@ -57,6 +57,12 @@ class Targets:
         """The same, where clean is learned for a share from others. taught: (n,) 0..1, NaN where they say nothing."""
         return replace(self, clean=np.where(np.isnan(taught), self.clean, (1 - share) * self.clean + share * taught))
 
+    def doubted(self, rows: Sequence[int], weight: float) -> Targets:
+        """The same, where the faces of these rows count less in the loss of clean, by this factor."""
+        less = np.ones(len(self.weight))
+        less[list(rows)] = weight
+        return replace(self, weight=self.weight * less)
+
     def followed_by(self, clean: Floats) -> Targets:
         """With rows for faces without votes after them, of which only what is to be said of clean is known, (m,)."""
         return Targets(
