@@ -43,6 +43,9 @@ class Preprocessing(BaseModel):
 
     def normalise(self, x: Tensor) -> Tensor:
         """uint8 (n, 3, size, size) -> float32, zero mean and unit variance over the pretraining data."""
-        mean = torch.tensor(self.mean, device=x.device).view(1, 3, 1, 1)
-        std = torch.tensor(self.std, device=x.device).view(1, 3, 1, 1)
-        return (x.float() / 255 - mean) / std
+        return (x.float() / 255 - _channels(self.mean, x.device)) / _channels(self.std, x.device)
+
+
+def _channels(values: tuple[float, float, float], device: torch.device) -> Tensor:
+    """A number for each channel, (1, 3, 1, 1), made on the device: a CUDA graph holds no copy from the host."""
+    return torch.stack([torch.full((), value, device=device) for value in values]).view(1, 3, 1, 1)
