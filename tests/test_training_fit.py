@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -84,3 +88,24 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert [round(schedule(step, 10, 0.2), 3) for step in range(10)] == [
         0.5, 1.0, 0.962, 0.854, 0.691, 0.5, 0.309, 0.146, 0.038, 0.0,
     ]  # fmt: skip
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps memory by its own rules")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    code = """
+import resource
+import numpy as np
+from training.allocator import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        np.ones(4_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+given_back = faults()
+keep_freed_memory()
+faults()
+assert faults() < given_back / 10, (faults(), given_back)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,6 +17,7 @@ from qgate.errors import ConfigError, StoppedError
 from qgate.label_store import note_training
 from qgate.progress import WorkProgress, warn
 from qgate.stopping import stop_on_signals
+from training.allocator import keep_freed_memory
 from training.config import TrainConfig, find, gate_is_there, load_train_config
 from training.crossfit import CrossValidation
 from training.draw import Say
@@ -99,6 +100,7 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
         promote = False
     shipped = read_bundle(DEFAULT) if promote else None  # now: the output may be this very gate
     _check_output(output)
+    keep_freed_memory()
     with interruptible() as say:
         training = Training(config, say)
         validation = CrossValidation(training) if config.folds else None
