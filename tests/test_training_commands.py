@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -124,7 +125,12 @@ def test_two_gates_are_compared_on_faces_that_neither_learned_from(capsys: pytes
     difference = found["gates"][1]["auroc"]["value"] - found["gates"][0]["auroc"]["value"]
     assert found["differences"]["auroc"]["value"] == pytest.approx(difference, abs=2e-5)
     assert qgate("evaluate", *both) == 0
-    assert "second - first" in capsys.readouterr().out
+    table = [re.split("  +", line) for line in capsys.readouterr().out.splitlines()]
+    assert table[1][-1] == "second - first"
+    shown = {line[0]: line[1:] for line in table[2:]}
+    assert [len(shown[name]) for name in ("auroc", "ece", "auroc, psi 1.0", "purity at 0.5")] == [3, 2, 2, 2]
+    purity = found["gates"][0]["thresholds"][0]["purity"]
+    assert shown["purity at 0.5"][0].startswith(f"{purity:.3f} (")
     everyone = evaluate(["one"], config.model_copy(update={"min_faces": 2}), "all", lambda *a, **k: None)
     assert everyone.results[0]["faces"] == 200
     assert everyone.differences is None

@@ -14,10 +14,10 @@ from qgate.runtime import pick_device
 from training.config import TrainConfig, gate_splits
 from training.contents import contents_of
 from training.draw import Say
-from training.figures import Figure, compare, figures
+from training.figures import IMAGE_FILES, Figure, compare, figures
 from training.judging import Judged, decided, join, score
 from training.lineage import learned_only
-from training.metrics import METRICS
+from training.metrics import METRICS, threshold_table
 from training.sources import LabelSet, read_sources
 from training.split import Split, split_of
 
@@ -38,14 +38,12 @@ class Evaluation:
 
     def in_words(self) -> str:
         """A table: figures down, gates across, 95 % intervals beside them."""
-        first = self.results[0]
-        heads = [*self.gates, *(["second - first"] if self.differences else [])]
-        rows = [["", *heads]]
-        for name in (*METRICS, "ece"):
-            cells = [name, *(_in_words(found[name]) for found in self.results)]
-            if self.differences:
-                cells.append(_in_words(self.differences[name], "+") if name in self.differences else "")
-            rows.append(cells)
+        first, differences = self.results[0], self.differences or {}
+        rows = [["", *self.gates, "second - first" if differences else ""]]
+        columns = [_cells(found) for found in self.results]
+        for name in dict.fromkeys(name for column in columns for name in column):
+            cells = [name, *(column.get(name, "-") for column in columns)]
+            rows.append([*cells, _in_words(differences[name], "+") if name in differences else ""])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         return "\n".join([f"{first['faces']} faces, {first['clean']} of them clean; 95 % intervals", *table])
@@ -67,7 +65,9 @@ def evaluate(gates: Sequence[str], config: TrainConfig, which: Which, say: Say) 
             f"--split {which}: {len(rows)} faces, {int(judged[0].clean.sum())} of them clean; both are needed: give "
             "more labels, or --split all if no gate was trained on these"
         )
-    results = [figures(found, config.resamples) for found in judged]
+    results = [
+        {**figures(found, config.resamples), "thresholds": threshold_table(found.clean, found.prob)} for found in judged
+    ]
     two = compare(judged[0].clean, judged[0].prob, judged[1].prob, config.resamples) if len(judged) == 2 else None
     return Evaluation(list(gates), results, two)
 
@@ -94,6 +94,23 @@ def judge(bundle: Bundle, labels: LabelSet, config: TrainConfig, say: Say) -> Ju
     pixels = labels.pixels(bundle.card.preprocessing, device, say)
     rows = range(len(labels.samples))
     return join(labels.samples, rows, score(Gate(bundle, str(device)), pixels, rows, say), contents_of(config))
+
+
+def _cells(found: dict[str, Any]) -> dict[str, str]:
+    """What the table says of a gate: name of the figure -> the figure in words."""
+    cells = {name: _in_words(found[name]) for name in (*METRICS, "ece")}
+    for psi, group in found["by_psi"].items():
+        cells[f"auroc, {psi if psi == IMAGE_FILES else f'psi {psi}'}"] = _in_words(group["auroc"])
+    for row in found["thresholds"]:
+        for name in ("purity", "clean_accepted"):
+            figure = {"value": row[name], "interval": row[f"{name}_interval"]}
+            cells[f"{name} at {row['threshold']}"] = _in_words(figure)
+    at = found["at_threshold"]
+    for thing, share in at["false_rejects_by_contents"].items():
+        if share is not None:
+            name = f"clean rejected at {at['threshold']}, {thing}"
+            cells[name] = f"{_in_words(share)} {share['hits']} of {share['faces']}"
+    return cells
 
 
 def _in_words(figure: Figure, sign: str = "") -> str:

@@ -23,6 +23,9 @@ from training.metrics import (
 )
 from training.targets import Floats
 
+IMAGE_FILES = "image files"
+"""The group of faces without a truncation psi."""
+
 THRESHOLD = 0.9
 PURITY = 0.95
 """The two thresholds of the tables: the usual one, and the lowest that reaches this purity."""
@@ -42,7 +45,7 @@ def figures(judged: Judged, resamples: int) -> dict[str, Any]:
     }
     by_chance = [_round(end) for end in ece_if_calibrated(prob, resamples)]
     result["ece"] = {"value": _round(ece(clean, prob)), "range_if_calibrated": by_chance}
-    psi = np.where(np.isnan(judged.psi), "image files", judged.psi.astype(str))
+    psi = np.where(np.isnan(judged.psi), IMAGE_FILES, judged.psi.astype(str))
     result["by_psi"] = _groups(judged, psi, resamples)
     result["by_source"] = _groups(judged, np.array(judged.source), resamples)
     result["at_threshold"] = at_threshold(judged, THRESHOLD)
