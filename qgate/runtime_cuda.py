@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from qgate.progress import warn
 
+HALVES = (torch.float16, torch.bfloat16)
+
 LEVELS = {True: 2.0, False: 0.05}
 """In half precision and in full: mean difference of uint8 pixels, in levels, that rounding may make between the
 compiled and the plain module. Two ways to round bf16 differ by about one level."""
@@ -59,7 +61,8 @@ class CudaExecutor:
         self._fused = _Function(
             torch.compile(form.module, fullgraph=True, dynamic=False, backend=backend), device, form.half
         )
-        self._device, self._half = device, half is not None
+        self._device = device
+        self._half = half is not None or any(tensor.dtype in HALVES for tensor in module.state_dict().values())
         self._rows, self._expected, self._run = 0, 0, self._plain.__call__
         # TF32 rounds to ten bits, which is not what fp32 promises; and the same command gives the same bytes.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

@@ -4,7 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qgate.generators.stylegan2 import build
+from qgate.generators.stylegan2_fused import FusedBlock
+from qgate.generators.stylegan2_layers import Block
 from qgate.runtime_cuda import CudaExecutor, difference
+from tests.benchmarks.generator_speed import random_network
 
 CPU = torch.device("cpu")
 
@@ -89,6 +93,19 @@ def test_a_compiled_form_that_computes_otherwise_is_said_and_not_used(capsys: py
     assert execute(rows(2))[1].tolist() == [1.0] * 2
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert "output 1 differs by 0.5 on average, 0.001 is allowed" in warning
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_stylegan2_in_half_precision_stands_the_comparison(
+    half: torch.dtype, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec, arrays = random_network(64)
+    plain, fused = (build(spec, arrays, half=half, block=block) for block in (Block, FusedBlock))
+    execute = CudaExecutor(plain, fused, CPU, None, backend="eager")
+    z, psi = torch.randn(8, spec.z_dim, generator=torch.Generator().manual_seed(0)), torch.ones(8, spec.num_ws)
+
+    assert torch.equal(execute(z, psi)[0], fused(z, psi)[0])
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_what_cannot_be_compiled_is_said_once_and_runs_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
