@@ -1,5 +1,8 @@
 """The benchmark of the generators, as far as it can go wrong without a GPU."""
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -43,3 +46,17 @@ def test_the_best_of_ours_is_compared_with_the_best_of_the_official_code(capsys:
     speed.compare(rows)
 
     assert "(fp16, batch 8), of the official code 300.0 (fp16, batch 8): 3.00 times" in capsys.readouterr().out
+
+
+def test_an_official_checkout_that_lacks_something_is_said_and_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "training"]:
+        monkeypatch.delitem(sys.modules, name)
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "__init__.py").touch()
+    (tmp_path / "training" / "networks.py").write_text("import requests\nimport ninepins\n")
+
+    assert speed.find_official(str(tmp_path)) is None
+    assert "lacking for the official code: No module named 'ninepins'" in capsys.readouterr().err

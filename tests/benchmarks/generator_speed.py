@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -24,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -119,11 +121,22 @@ def print_accuracy(generator: str, precision: str, device: torch.device, options
     )
 
 
-def official(precision: str, channels_last: bool, device: torch.device, options: argparse.Namespace) -> Draw:
-    """The generator of a checkout of NVIDIA's stylegan2-ada-pytorch, by its public interface."""
-    if options.official not in sys.path:
-        sys.path.insert(0, options.official)
-    networks = importlib.import_module("training.networks")
+def find_official(path: str) -> ModuleType | None:
+    """The networks of a checkout of NVIDIA's stylegan2-ada-pytorch; None, and a line, where it cannot be imported."""
+    sys.path.insert(0, path)
+    if importlib.util.find_spec("requests") is None:
+        sys.modules["requests"] = ModuleType("requests")  # it only downloads with it
+    try:
+        return importlib.import_module("training.networks")
+    except ImportError as error:
+        print(f"lacking for the official code: {error}; it is left out", file=sys.stderr)
+        return None
+
+
+def official(
+    networks: ModuleType, precision: str, channels_last: bool, device: torch.device, options: argparse.Namespace
+) -> Draw:
+    """Its generator, by its public interface."""
     half = {"num_fp16_res": 4, "conv_clamp": 256, "fp16_channels_last": channels_last}
     kwargs = {"channel_base": 32768, "channel_max": 512, **(half if precision == "fp16" else {"num_fp16_res": 0})}
     arguments = {"z_dim": 512, "c_dim": 0, "w_dim": 512, "img_resolution": options.resolution, "img_channels": 3}
@@ -205,6 +218,7 @@ def with_gate(draw: Draw, gate: Gate) -> Callable[[int], Any]:
 def ways(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[str, str, str, Callable[[int], Any]]]:
     """(generator, precision, what, a step) for everything that is asked for and there."""
     gate = find_gate(device) if options.gate else None
+    theirs = find_official(options.official) if options.official else None
     for generator in options.generators:
         for precision in options.precisions:
             if precision != "fp32":
@@ -213,10 +227,10 @@ def ways(options: argparse.Namespace, device: torch.device) -> Iterator[tuple[st
             yield generator, precision, "draw", draw
             if gate is not None:
                 yield generator, precision, "draw + score", with_gate(draw, gate)
-            if generator == "stylegan2-ada" and options.official and precision != "bf16":
+            if generator == "stylegan2-ada" and theirs is not None and precision != "bf16":
                 for last in (False, True)[: 2 if precision == "fp16" else 1]:
                     what = "official, nhwc" if last else "official"
-                    yield generator, precision, what, official(precision, last, device, options)
+                    yield generator, precision, what, official(theirs, precision, last, device, options)
 
 
 def measure_or_halve(
