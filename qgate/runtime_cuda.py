@@ -98,7 +98,10 @@ class CudaExecutor:
         missing = self._rows - tensor.shape[0]
         if missing:
             tensor = torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])])
-        return tensor.pin_memory() if self._device.type == "cuda" and not tensor.is_cuda else tensor
+        if self._device.type != "cuda" or tensor.is_cuda:
+            return tensor
+        # A tensor is pinned with its strides, which fails where rows share their memory, as expanded ones do.
+        return tensor.contiguous().pin_memory()
 
     def _prepare(self, inputs: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
         """What computes batches of this size: compiled if that works and is right, captured if that works."""

@@ -68,6 +68,18 @@ def test_the_first_batch_is_filled_up_to_what_is_expected() -> None:
     assert [execute(rows(n))[1][0].item() for n in (2, 9, 1)] == [9, 9, 9]
 
 
+def test_rows_that_share_their_memory_can_be_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pinned(tensor: Tensor) -> Tensor:
+        """As torch does it where there is a device."""
+        return torch.empty_strided(tensor.shape, tensor.stride()).copy_(tensor)
+
+    monkeypatch.setattr(Tensor, "pin_memory", pinned)
+    execute = executor(Rows())
+    execute._rows, execute._device = 4, torch.device("cuda")
+
+    assert execute._filled(torch.ones(1, 2).expand(4, -1)).tolist() == [[1, 1]] * 4
+
+
 def test_a_larger_batch_doubles_the_size_at_least() -> None:
     execute = executor(Rows())
 
