@@ -1,4 +1,7 @@
-"""What runs a network on CUDA, as far as a CPU can show it: nothing is captured here, and nothing is pinned."""
+"""What runs a network on CUDA, as far as a CPU can show it: graph and pinned memory are stand-ins."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -7,7 +10,7 @@ from torch import Tensor, nn
 from qgate.generators.stylegan2 import build
 from qgate.generators.stylegan2_fused import FusedBlock
 from qgate.generators.stylegan2_layers import Block
-from qgate.runtime_cuda import CudaExecutor, difference
+from qgate.runtime_cuda import CudaExecutor, _captured, difference
 from tests.benchmarks.generator_speed import random_network
 
 CPU = torch.device("cpu")
@@ -163,3 +166,72 @@ def test_full_precision_allows_less() -> None:
     assert difference((wrong,), (pixels,), half=True) is None
     assert difference((wrong,), (pixels,), half=False) == "output 0 differs by 0.25 on average, 0.05 is allowed"
     assert difference((torch.tensor([1.01]),), (torch.ones(1),), half=False) is not None
+
+
+class Graph:
+    """Stands for a CUDA graph: what ran while it was captured runs again, on the same memory."""
+
+    capturing: "Graph | None" = None
+
+    def __init__(self) -> None:
+        self.kernels: list[Callable[[], object]] = []
+
+    def replay(self) -> None:
+        for kernel in self.kernels:
+            kernel()
+
+
+class Stream:
+    """Stands for a stream of a device."""
+
+    def wait_stream(self, other: "Stream") -> None:
+        """Nothing runs at the same time here."""
+
+
+@contextmanager
+def capture(graph: Graph, capture_error_mode: str) -> Iterator[None]:
+    Graph.capturing = graph
+    try:
+        yield
+    finally:
+        Graph.capturing = None
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What capturing asks of torch.cuda, without a device."""
+    for name, stand_in in (
+        ("Stream", lambda device: Stream()),
+        ("current_stream", lambda device: Stream()),
+        ("stream", lambda stream: nullcontext()),
+        ("CUDAGraph", Graph),
+        ("graph", capture),
+    ):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+
+
+def test_a_captured_function_computes_what_comes_and_gives_memory_of_its_own(cuda: None) -> None:
+    calls = []
+
+    def double(x: Tensor) -> tuple[Tensor]:
+        calls.append(x)
+        found = x * 2
+        if Graph.capturing is not None:
+            Graph.capturing.kernels.append(lambda: torch.mul(x, 2, out=found))
+        return (found,)
+
+    run = _captured(double, (rows(3),), CPU)
+    first, second = run(rows(3) + 1)[0], run(rows(3) + 5)[0]
+
+    assert [first.flatten().tolist(), second.flatten().tolist()] == [[4, 6, 8], [12, 14, 16]]
+    assert len(calls) == 2  # to set itself up, and to be captured; the rest are replays
+
+
+def test_what_cannot_be_captured_is_said_and_runs_as_it_is(cuda: None, capsys: pytest.CaptureFixture[str]) -> None:
+    def waiting(x: Tensor) -> tuple[Tensor]:
+        if Graph.capturing is not None:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return (x * 2,)
+
+    assert _captured(waiting, (rows(2),), CPU)(rows(2))[0].flatten().tolist() == [2, 4]
+    assert "CUDA graph capture failed" in capsys.readouterr().err
