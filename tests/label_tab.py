@@ -4,6 +4,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+TAPS, ANSWER_SECONDS = 4, 5
+
 
 class Tab:
     """One annotator at the page."""
@@ -88,9 +90,18 @@ class Tab:
             finger.create_pointer_up(button=0)
         builder.perform()
 
-    def tap(self, selector: str) -> None:
+    def tap(self, selector: str, until: str) -> None:
+        """Tap until the page answers: on a busy machine a tap may become a long press, or find its place moved."""
+        from selenium.common.exceptions import TimeoutException
+
         find = f"const r = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
-        self.touch([tuple(self.driver.execute_script(f"{find} return [r.x + r.width / 2, r.y + r.height / 2]"))])
+        for _ in range(TAPS):
+            self.touch([tuple(self.driver.execute_script(f"{find} return [r.x + r.width / 2, r.y + r.height / 2]"))])
+            try:
+                return self.wait(until, ANSWER_SECONDS)
+            except TimeoutException:
+                continue
+        raise AssertionError(f"{TAPS} taps on {selector}, and not: {until}")
 
     def errors(self) -> list[str]:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]

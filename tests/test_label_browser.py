@@ -148,13 +148,11 @@ def test_by_touch_one_finger_draws_two_zoom_and_taps_decide(
             "return [r.x + r.width / 2, r.y + r.height / 2, Math.min(r.width, r.height)]"
         )
         tab.touch([(x, y), (x + side / 8, y + side / 8), (x + side / 4, y + side / 4)])
-        tab.tap('[data-region="mouth"]')
-        tab.wait("document.querySelector('[data-region=mouth]').ariaPressed === 'true'")
+        tab.tap("[data-region=mouth]", "document.querySelector('[data-region=mouth]').ariaPressed === 'true'")
         # Two fingers from 100 to 200 pixels apart: twice as large, the middle where it was.
         tab.touch([(x - 50, y), (x - 75, y), (x - 100, y)], [(x + 50, y), (x + 75, y), (x + 100, y)])
         tab.touch([(x, y), (x - side / 8, y - side / 8), (x - side / 4, y - side / 4)])
-        tab.tap('[data-region="eyes"]')
-        tab.wait("document.querySelector('[data-region=eyes]').ariaPressed === 'true'")
+        tab.tap("[data-region=eyes]", "document.querySelector('[data-region=eyes]').ariaPressed === 'true'")
         tab.touch([(x, y)])
         tab.touch([(x, y)])
         tab.wait("document.querySelector('[data-act=fit]').ariaPressed === 'true'")
@@ -162,8 +160,7 @@ def test_by_touch_one_finger_draws_two_zoom_and_taps_decide(
         tab.touch([(x, y)])
         tab.wait("document.querySelector('[data-act=four]').ariaPressed === 'true'")
         before = tab.item
-        tab.tap('[data-decide="artifact"]')
-        tab.wait(f"document.body.dataset.item !== '{before}'")
+        tab.tap("[data-decide=artifact]", f"document.body.dataset.item !== '{before}'")
         tab.saved()
         assert tab.errors() == []
     with LabelStore(tmp_path / "labels.db") as store:
