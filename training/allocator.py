@@ -16,8 +16,7 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees, up to its peak, until it ends; nothing where the C library is not glibc.
 
     Otherwise every large tensor of a step is taken from the system, which fills it with zeros, and given back to it: a
-    training step on two cores took 1.2 to 1.3 times as long (EfficientNet-Lite0, 16 images of 384 pixels, bf16).
-    Source: mallopt(3).
+    step on two cores took 1.13 times as long (`tests/benchmarks/training_step.py`). Source: mallopt(3).
     """
     if platform.libc_ver()[0] != "glibc":
         return
