@@ -17,9 +17,8 @@ import yaml
 
 from qgate.cli import main
 from tests.test_tracking import empty_store  # noqa: F401
-from tests.training_recipe import learnable, write_labels
+from tests.training_recipe import brightness, learnable, write_labels
 from training.command import train
-from training.evaluate import evaluate
 from training.split import Split, split_of
 
 
@@ -131,9 +130,30 @@ def test_two_gates_are_compared_on_faces_that_neither_learned_from(capsys: pytes
     assert [len(shown[name]) for name in ("auroc", "ece", "auroc, psi 1.0", "purity at 0.5")] == [3, 2, 2, 2]
     purity = found["gates"][0]["thresholds"][0]["purity"]
     assert shown["purity at 0.5"][0].startswith(f"{purity:.3f} (")
-    everyone = evaluate(["one"], config.model_copy(update={"min_faces": 2}), "all", lambda *a, **k: None)
-    assert everyone.results[0]["faces"] == 200
-    assert everyone.differences is None
+
+
+def test_a_gate_is_judged_on_the_splits_that_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    write_labels(Path("second.csv"), range(100), brightness, "other")
+    assert qgate("train", "--config", write_recipe(Path("a.yaml")), "--output", "one") == 0
+    config = learnable(Path())
+    held = [seed for seed in range(200) if split_of(str(seed), config.splits) in (Split.VALIDATION, Split.CALIBRATION)]
+    wanted = {("validation", "calibration"): held, ("all",): range(200)}
+    for splits, seeds in wanted.items():
+        capsys.readouterr()
+        asked = [word for split in splits for word in ("--split", split)]
+        both = ("--labels", "labels.csv", "--labels", "second.csv", "--set", "resamples=20", *asked)
+        assert qgate("evaluate", "--gate", "one", *both, "--json") == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["gates"][0]["faces"] == len(seeds)
+        assert found["gates"][0]["agreed"]["faces"] == sum(seed < 100 for seed in seeds)
+        assert found["differences"] is None
+    assert qgate("evaluate", "--gate", "one", *both) == 0
+    table = capsys.readouterr().out
+    assert "; agreed: the 100 whose annotators, two or more, say the same" in table
+    assert re.search(r"^auroc, agreed  ", table, re.MULTILINE)
+    assert qgate("evaluate", "--gate", "one", "--split", "train") == 2
+    said = "--split train: allowed are test, validation, calibration, all"
+    assert said in capsys.readouterr().err
 
 
 def test_a_gate_that_beats_the_champion_is_promoted_and_run(

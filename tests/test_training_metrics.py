@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 from qgate.bundle import Calibration
+from qgate.labels import Face, Label
 from qgate.records import REGIONS
 from training import metrics
 from training.curves import curves
 from training.figures import at_threshold, compare, figures
-from training.judging import Judged
+from training.judging import Judged, join
+from training.sources import Sample
 from training.suspects import find_suspects
 
 
@@ -89,6 +91,7 @@ def judged(clean: list[bool], prob: list[float], **changes: object) -> Judged:
         "rows": list(range(n)),
         "clean": np.array(clean),
         "severity": np.where(clean, 0.0, 3.0),
+        "agreed": np.zeros(n, bool),
         "regions": np.zeros((n, len(REGIONS)), bool),
         "prob": np.array(prob),
         "psi": np.ones(n),
@@ -107,15 +110,21 @@ def test_the_threshold_of_a_purity_is_the_lowest_that_reaches_it() -> None:
 
 
 def test_a_paired_difference_of_a_gate_with_itself_is_nothing() -> None:
-    found = compare(CLEAN, PROB, PROB, 20)
+    faces = judged(CLEAN.tolist(), PROB.tolist())
+    found = compare(faces, faces, 20)
     assert found["auroc"] == {"value": 0.0, "interval": [0.0, 0.0]}
+    assert found["agreed"] is None
 
 
 def test_a_paired_difference_is_that_of_the_metrics() -> None:
-    perfect = np.array([0.9, 0.2, 0.8, 0.7, 0.1])
-    found = compare(CLEAN, PROB, perfect, 40)["auroc"]
-    assert found["value"] == pytest.approx(1 - 4 / 6, abs=1e-5)
-    assert found["interval"][0] >= 0.0
+    agreed = np.array([False, True, True, True, True])
+    first, perfect = (
+        judged(CLEAN.tolist(), prob, agreed=agreed) for prob in (PROB.tolist(), [0.9, 0.2, 0.8, 0.7, 0.1])
+    )
+    found = compare(first, perfect, 40)
+    assert found["auroc"]["value"] == pytest.approx(1 - 4 / 6, abs=1e-5)
+    assert found["auroc"]["interval"][0] >= 0.0
+    assert found["agreed"]["auroc"]["value"] == pytest.approx(1 - 2 / 4, abs=1e-5)
 
 
 def test_rejections_are_counted_by_severity_region_and_contents() -> None:
@@ -152,6 +161,36 @@ def test_figures_hold_every_metric_with_its_interval_and_groups_of_both_kinds() 
     assert found["auroc"]["interval"][0] < found["auroc"]["value"] < found["auroc"]["interval"][1]
     assert found["by_psi"].keys() == {"0.7", "image files"}
     assert found["at_purity_0.95"]["purity"]["value"] >= 0.95
+    assert found["agreed"] is None
+
+
+def test_the_faces_whose_annotators_agree_have_figures_of_their_own() -> None:
+    random = np.random.default_rng(3)
+    prob = random.random(90)
+    clean = random.random(90) < prob
+    agreed = random.random(90) < 0.6
+    found = figures(judged(clean.tolist(), prob.tolist(), agreed=agreed), 20)
+    alone = figures(judged(clean[agreed].tolist(), prob[agreed].tolist()), 20)
+    assert found["agreed"] == {name: alone[name] for name in ("faces", "clean", *metrics.METRICS, "ece")}
+    assert found["faces"] == 90 > found["agreed"]["faces"]
+
+
+def test_annotators_agree_where_two_or_more_say_the_same() -> None:
+    votes = {"one": [("a", 0)], "same": [("a", 0), ("b", 1)], "tie": [("a", 0), ("b", 3)]}
+    votes |= {"most": [("a", 3), ("b", 3), ("c", 0)], "twice": [("a", 3), ("a", 3)]}
+    samples = [
+        Sample(face, name, tuple(Label(face, severity, (), who) for who, severity in said), 1, "labels.csv")
+        for seed, (name, said) in enumerate(votes.items())
+        for face in [Face("fake:64", seed, 1.0)]
+    ]
+    rows = [row for row, sample in enumerate(samples) if sample.identity != "tie"]
+    found = join(samples, rows, np.zeros(len(rows)), {})
+    assert dict(zip((samples[row].identity for row in rows), found.agreed.tolist(), strict=True)) == {
+        "one": False,
+        "same": True,
+        "most": False,
+        "twice": False,
+    }
 
 
 def test_curves_end_where_they_must() -> None:

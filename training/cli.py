@@ -59,8 +59,11 @@ def evaluate(
     ] = None,
     labels: Labels = None,
     split: Annotated[
-        str, typer.Option("--split", help="test: faces that no such gate was trained on, by their hash; or all.")
-    ] = "test",
+        list[str] | None,
+        typer.Option(
+            "--split", help="test (default), validation, calibration: of every gate; or all faces. Repeatable."
+        ),
+    ] = None,
     contents: Annotated[
         str | None, typer.Option("--contents", help="CSV generator,seed,psi,contents: what is in the pictures.")
     ] = None,
@@ -73,17 +76,14 @@ def evaluate(
 
     Without --gate the shipped gate is judged, without --labels on the shipped labels.
     """
-    from qgate.errors import ConfigError
     from training.command import interruptible
     from training.config import load_train_config
     from training.evaluate import evaluate as evaluate_gates
 
-    if split not in ("test", "all"):
-        raise ConfigError(f"--split {split}: allowed are test and all")
     flags = {"sources": labels, "contents": contents, "device": device, "min_faces": 2}
     settings = load_train_config(config, flags, assign)
     with interruptible() as say:
-        found = evaluate_gates(gates or ["default"], settings, "test" if split == "test" else "all", say)
+        found = evaluate_gates(gates or ["default"], settings, split or ["test"], say)
     print(json.dumps(found.to_json()) if as_json else found.in_words())
 
 

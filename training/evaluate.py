@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from qgate.bundle import Bundle
 from qgate.classifier import Gate
-from qgate.errors import LabelError
+from qgate.errors import ConfigError, LabelError
 from qgate.run import open_bundle
 from qgate.runtime import pick_device
 from training.config import TrainConfig, gate_splits
@@ -21,16 +21,18 @@ from training.metrics import METRICS, threshold_table
 from training.sources import LabelSet, read_sources
 from training.split import Split, split_of
 
-Which = Literal["test", "all"]
+ALL = "all"
+UNSEEN = (Split.TEST, Split.VALIDATION, Split.CALIBRATION)
+"""Splits of faces that taught a gate no weights; the last two chose its epoch and its calibration."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """gates: as they were named. results: figures of each. differences: second minus first, None unless two gates."""
+    """gates: as they were named. results: figures of each. differences: of `compare`, None unless two gates."""
 
     gates: list[str]
     results: list[dict[str, Any]]
-    differences: dict[str, Figure] | None
+    differences: dict[str, Any] | None
 
     def to_json(self) -> dict[str, Any]:
         pairs = zip(self.gates, self.results, strict=True)
@@ -38,7 +40,7 @@ class Evaluation:
 
     def in_words(self) -> str:
         """A table: figures down, gates across, 95 % intervals beside them."""
-        first, differences = self.results[0], self.differences or {}
+        first, differences = self.results[0], _metric_rows(self.differences or {})
         rows = [["", *self.gates, "second - first" if differences else ""]]
         columns = [_cells(found) for found in self.results]
         for name in dict.fromkeys(name for column in columns for name in column):
@@ -46,34 +48,40 @@ class Evaluation:
             rows.append([*cells, _in_words(differences[name], "+") if name in differences else ""])
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([f"{first['faces']} faces, {first['clean']} of them clean; 95 % intervals", *table])
+        title = f"{first['faces']} faces, {first['clean']} of them clean; 95 % intervals"
+        if first["agreed"]:
+            title += f"; agreed: the {first['agreed']['faces']} whose annotators, two or more, say the same"
+        return "\n".join([title, *table])
 
 
-def evaluate(gates: Sequence[str], config: TrainConfig, which: Which, say: Say) -> Evaluation:
+def evaluate(gates: Sequence[str], config: TrainConfig, splits: Collection[str], say: Say) -> Evaluation:
     """Judge gates on the labelled faces of the sources.
 
-    gates: as `--gate` takes them. which: test, the faces that none of the gates was trained on, or all.
+    gates: as `--gate` takes them. splits: of `UNSEEN`, faces that lie in one of these for every gate; or `ALL`.
     config: sources and how to read them; what is said of training is not looked at.
     """
+    if odd := set(splits) - {*UNSEEN, ALL}:
+        raise ConfigError(f"--split {min(odd)}: allowed are {', '.join((*UNSEEN, ALL))}")
     bundles = [open_bundle(gate) for gate in gates]
     labels = read_sources(config.model_copy(update={"rehearse": 0}), say)
-    rows = decided(labels.samples, range(len(labels.samples)) if which == "all" else unseen(labels, bundles))
+    everyone = range(len(labels.samples))
+    rows = decided(labels.samples, everyone if ALL in splits else unseen(labels, bundles, splits))
     part = labels.part(rows)
     judged = [judge(bundle, part, config, say) for bundle in bundles]
     if not judged[0].both_kinds:
         raise LabelError(
-            f"--split {which}: {len(rows)} faces, {int(judged[0].clean.sum())} of them clean; both are needed: give "
-            "more labels, or --split all if no gate was trained on these"
+            f"--split {' --split '.join(splits)}: {len(rows)} faces, {int(judged[0].clean.sum())} of them clean; both "
+            "are needed: give more labels, or --split all if no gate was trained on these"
         )
     results = [
         {**figures(found, config.resamples), "thresholds": threshold_table(found.clean, found.prob)} for found in judged
     ]
-    two = compare(judged[0].clean, judged[0].prob, judged[1].prob, config.resamples) if len(judged) == 2 else None
+    two = compare(judged[0], judged[1], config.resamples) if len(judged) == 2 else None
     return Evaluation(list(gates), results, two)
 
 
-def unseen(labels: LabelSet, bundles: Sequence[Bundle]) -> list[int]:
-    """Rows of the faces that are in the test split of every gate, as its card says how it was split.
+def unseen(labels: LabelSet, bundles: Sequence[Bundle], within: Collection[str] = (Split.TEST,)) -> list[int]:
+    """Rows of the faces that are in one of these splits for every gate, as its card says how it was split.
 
     Faces that this training or one of the gates only learns from, whatever their split, are left out.
     """
@@ -84,7 +92,7 @@ def unseen(labels: LabelSet, bundles: Sequence[Bundle]) -> list[int]:
         for row, sample in enumerate(labels.samples)
         if not sample.learn_only
         and sample.identity not in learned
-        and all(split_of(sample.identity, split) is Split.TEST for split in splits)
+        and all(split_of(sample.identity, split) in within for split in splits)
     ]
 
 
@@ -98,7 +106,7 @@ def judge(bundle: Bundle, labels: LabelSet, config: TrainConfig, say: Say) -> Ju
 
 def _cells(found: dict[str, Any]) -> dict[str, str]:
     """What the table says of a gate: name of the figure -> the figure in words."""
-    cells = {name: _in_words(found[name]) for name in (*METRICS, "ece")}
+    cells = {name: _in_words(figure) for name, figure in _metric_rows(found).items()}
     for psi, group in found["by_psi"].items():
         cells[f"auroc, {psi if psi == IMAGE_FILES else f'psi {psi}'}"] = _in_words(group["auroc"])
     for row in found["thresholds"]:
@@ -111,6 +119,13 @@ def _cells(found: dict[str, Any]) -> dict[str, str]:
             name = f"clean rejected at {at['threshold']}, {thing}"
             cells[name] = f"{_in_words(share)} {share['hits']} of {share['faces']}"
     return cells
+
+
+def _metric_rows(found: dict[str, Any]) -> dict[str, Figure]:
+    """What the table calls a metric -> its figure, or difference, on all faces and on the agreed ones."""
+    groups = {"": found, ", agreed": found.get("agreed") or {}}
+    names = (*METRICS, "ece")
+    return {name + ending: group[name] for ending, group in groups.items() for name in names if name in group}
 
 
 def _in_words(figure: Figure, sign: str = "") -> str:

@@ -16,6 +16,7 @@ from training.metrics import (
     Metric,
     auroc,
     bootstrap,
+    both_kinds,
     ece,
     ece_if_calibrated,
     paired_bootstrap,
@@ -35,16 +36,14 @@ Figure = dict[str, Any]
 
 
 def figures(judged: Judged, resamples: int) -> dict[str, Any]:
-    """Every metric with its bootstrap interval, and tables of shares with exact ones."""
-    clean, prob = judged.clean, judged.prob
-    result: dict[str, Any] = {
-        "truth": "majority of votes, ties left out",
-        "faces": len(judged),
-        "clean": int(clean.sum()),
-        **{name: _figure(metric, clean, prob, resamples) for name, metric in METRICS.items()},
-    }
-    by_chance = [_round(end) for end in ece_if_calibrated(prob, resamples)]
-    result["ece"] = {"value": _round(ece(clean, prob)), "range_if_calibrated": by_chance}
+    """Every metric with its bootstrap interval, and tables of shares with exact ones.
+
+    agreed: the metrics on the faces whose annotators agree, None where these are not of both kinds.
+    """
+    clean, prob, agreed = judged.clean, judged.prob, judged.agreed
+    result: dict[str, Any] = {"truth": "majority of votes, ties left out", **_metrics(clean, prob, resamples)}
+    both = both_kinds(clean[agreed])
+    result["agreed"] = _metrics(clean[agreed], prob[agreed], resamples) if both else None
     psi = np.where(np.isnan(judged.psi), IMAGE_FILES, judged.psi.astype(str))
     result["by_psi"] = _groups(judged, psi, resamples)
     result["by_source"] = _groups(judged, np.array(judged.source), resamples)
@@ -78,9 +77,18 @@ def at_threshold(judged: Judged, threshold: float) -> dict[str, Any]:
     }
 
 
-def compare(clean: Bools, first: Floats, second: Floats, resamples: int) -> dict[str, Figure]:
-    """Every metric of the second gate minus that of the first on the same faces, with the paired interval."""
-    return {name: difference(metric, clean, first, second, resamples) for name, metric in METRICS.items()}
+def compare(first: Judged, second: Judged, resamples: int) -> dict[str, Any]:
+    """Every metric of the second gate minus that of the first on the same faces, with the paired interval.
+
+    agreed: the same on the faces whose annotators agree, None where these are not of both kinds.
+    """
+
+    def of(rows: Bools) -> dict[str, Figure]:
+        clean, a, b = first.clean[rows], first.prob[rows], second.prob[rows]
+        return {name: difference(metric, clean, a, b, resamples) for name, metric in METRICS.items()}
+
+    both = both_kinds(first.clean[first.agreed])
+    return {**of(np.ones(len(first), bool)), "agreed": of(first.agreed) if both else None}
 
 
 def difference(metric: Metric, clean: Bools, first: Floats, second: Floats, resamples: int) -> Figure:
@@ -89,13 +97,24 @@ def difference(metric: Metric, clean: Bools, first: Floats, second: Floats, resa
     return {"value": _round(metric(clean, second) - metric(clean, first)), "interval": [_round(low), _round(high)]}
 
 
+def _metrics(clean: Bools, prob: Floats, resamples: int) -> dict[str, Any]:
+    """Faces of both kinds: how many, and every metric with its interval."""
+    chance = [_round(end) for end in ece_if_calibrated(prob, resamples)]
+    return {
+        "faces": len(clean),
+        "clean": int(clean.sum()),
+        **{name: _figure(metric, clean, prob, resamples) for name, metric in METRICS.items()},
+        "ece": {"value": _round(ece(clean, prob)), "range_if_calibrated": chance},
+    }
+
+
 def _groups(judged: Judged, names: Any, resamples: int) -> dict[str, Any]:
     """Faces, clean ones and AUROC of each group that has both kinds."""
     found = {}
     for name in np.unique(names):
         rows = names == name
         clean = judged.clean[rows]
-        if 0 < clean.sum() < len(clean):
+        if both_kinds(clean):
             part = _figure(auroc, clean, judged.prob[rows], resamples)
             found[str(name)] = {"faces": len(clean), "clean": int(clean.sum()), "auroc": part}
     return found

@@ -13,7 +13,7 @@ from qgate.errors import QgateError
 from qgate.records import REGIONS
 from training.contents import Contents
 from training.draw import Pixels, Say
-from training.metrics import Bools
+from training.metrics import Bools, both_kinds
 from training.sources import Sample
 from training.targets import Floats
 
@@ -27,6 +27,7 @@ class Judged:
 
     rows: their positions among all samples.
     clean: bool (n,), what most votes say. severity: (n,), mean of the votes, 0..3.
+    agreed: bool (n,), whether two or more annotators voted, and all the same of artifact or not.
     regions: bool (n, regions), named by at least half of the votes.
     prob: (n,), clean_prob 0..1, higher is better.
     psi: (n,), NaN for image files. source: where each was labelled.
@@ -36,6 +37,7 @@ class Judged:
     rows: list[int]
     clean: Bools
     severity: Floats
+    agreed: Bools
     regions: Bools
     prob: Floats
     psi: Floats
@@ -47,7 +49,7 @@ class Judged:
 
     @property
     def both_kinds(self) -> bool:
-        return bool(self.clean.any() and not self.clean.all())
+        return both_kinds(self.clean)
 
 
 def decided(samples: Sequence[Sample], rows: Sequence[int]) -> list[int]:
@@ -62,6 +64,7 @@ def join(samples: Sequence[Sample], rows: Sequence[int], prob: Floats, contents:
         rows=list(rows),
         clean=np.array([face.clean_votes > TIE for face in faces], bool),
         severity=np.array([np.mean([vote.severity for vote in face.votes]) for face in faces], float),
+        agreed=np.array([_agreed(face) for face in faces], bool),
         regions=np.array([_named(face) for face in faces], bool).reshape(-1, len(REGIONS)),
         prob=prob,
         psi=np.array([np.nan if face.face.file_name else face.face.psi for face in faces], float),
@@ -81,6 +84,10 @@ def score(gate: Gate, pixels: Pixels, rows: Sequence[int], say: Say) -> Floats:
             probs.append(found.clean_prob)
         say(f"judging {len(probs)} of {len(rows)} faces", done=len(probs), total=len(rows))
     return np.array(probs)
+
+
+def _agreed(sample: Sample) -> bool:
+    return len({vote.annotator for vote in sample.votes}) > 1 and sample.clean_votes in (0.0, 1.0)
 
 
 def _named(sample: Sample) -> list[bool]:

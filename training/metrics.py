@@ -142,18 +142,23 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def both_kinds(clean: Bools) -> bool:
+    """Whether there are clean faces and artifacts, without which most metrics mean nothing."""
+    return bool(0 < clean.sum() < len(clean))
+
+
 def resampled(clean: Bools, resamples: int) -> Iterator[NDArray[np.int64]]:
     """Rows of so many bootstrap resamples, always the same; those of one kind alone are drawn again.
 
     Source: Efron (1979). Raises ValueError where all faces are of one kind.
     """
-    if not 0 < clean.sum() < len(clean):
+    if not both_kinds(clean):
         raise ValueError(f"a bootstrap needs faces of both kinds, not {int(clean.sum())} clean ones of {len(clean)}")
     random = np.random.default_rng(0)
     left = resamples
     while left:
         rows = random.integers(0, len(clean), len(clean))
-        if 0 < clean[rows].sum() < len(rows):
+        if both_kinds(clean[rows]):
             left -= 1
             yield rows
 

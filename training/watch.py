@@ -69,11 +69,13 @@ class TrainWatch:
 
 
 def headline(figures: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a card that MLflow shows: each metric, and the ends of its interval."""
-    found = {"test.ece": figures["ece"]["value"]}
-    for name in METRICS:
-        low, high = figures[name]["interval"]
-        found |= {f"test.{name}": figures[name]["value"], f"test.{name}.low": low, f"test.{name}.high": high}
+    """The numbers of a card that MLflow shows: each metric and the ends of its interval, of all and of agreed faces."""
+    found: dict[str, float] = {}
+    for prefix, group in (("test", figures), ("test.agreed", figures["agreed"])):
+        if group is not None:
+            found |= {f"{prefix}.{name}": group[name]["value"] for name in (*METRICS, "ece")}
+            for name in METRICS:
+                found[f"{prefix}.{name}.low"], found[f"{prefix}.{name}.high"] = group[name]["interval"]
     return found
 
 
