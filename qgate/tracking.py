@@ -20,9 +20,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Self
 
-from qgate.errors import BundleError
+from qgate.errors import BundleError, StoppedError
+from qgate.progress import warn
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 """How a session of a run ended: done; a fault; stopped."""
@@ -153,6 +155,38 @@ class Tracker:
             self._session.append(event)
         except OSError as error:
             self._problem = f"tracking stopped: {self._session.spool} cannot be written ({error.strerror})"
+
+
+class TrackedWork:
+    """A context: what leaves it by an error is marked in MLflow as stopped or failed. Base of what tells of a work."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self.tracker = tracker
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            stopped = isinstance(error, StoppedError | KeyboardInterrupt)
+            self.deliver("KILLED" if stopped else "FAILED")
+
+    def deliver(
+        self,
+        status: Status,
+        metrics: Mapping[str, float] | None = None,
+        artifacts: Sequence[tuple[Path, str]] = (),
+        *,
+        step: int = 0,
+        model: RegisteredModel | None = None,
+    ) -> str | None:
+        """`Tracker.finish`, with its warning told; returns the MLflow run id, None where there is none."""
+        outcome = self.tracker.finish(status, metrics, artifacts, step=step, model=model)
+        if outcome.warning:
+            warn(outcome.warning)
+        return outcome.run_id
 
 
 def track(

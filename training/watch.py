@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from qgate.bundle import GateCard
 from qgate.config import canonical_digest
-from qgate.errors import StoppedError
-from qgate.progress import warn
-from qgate.tracking import IDENTITY, DatasetInput, Outcome, RegisteredModel, Tracker, run_key, track
+from qgate.tracking import IDENTITY, DatasetInput, RegisteredModel, TrackedWork, Tracker, run_key, track
 from training.metrics import METRICS
 from training.pipeline import Training
 from training.promotion import ALIAS, MODEL, Promotion
@@ -20,29 +17,19 @@ from training.promotion import ALIAS, MODEL, Promotion
 EXPERIMENT = "qgate-train"
 
 
-class TrainWatch:
-    """A context: what leaves it by an error is marked in MLflow as stopped or failed."""
+class TrainWatch(TrackedWork):
+    """The MLflow run of one training, a context."""
 
     def __init__(self, training: Training) -> None:
-        config, labels = training.config, training.labels
-        if not config.tracking.enabled:
-            self._tracker = Tracker()
-            return
-        output = Path(config.output)
-        self._tracker = track(
-            experiment=EXPERIMENT,
-            key=run_key(output, canonical_digest(training.facts())),
-            name=config.gate_name,
-            params={**flatten(config.model_dump(mode="json")), "device": training.device, "cores": os.cpu_count()},
-            tags={"qgate.output": str(output.absolute()), "qgate.labels": labels.digest},
-        )
+        super().__init__(_track(training) if training.config.tracking.enabled else Tracker())
+        labels = training.labels
         names = ", ".join(str(source["path"]) for source in labels.facts)
         counts = {f"faces in {split.value}": len(rows) for split, rows in training.rows.items()}
-        self._tracker.dataset(DatasetInput("labels", labels.digest, names, {**counts, "sources": labels.facts}))
+        self.tracker.dataset(DatasetInput("labels", labels.digest, names, {**counts, "sources": labels.facts}))
 
     def epoch(self, number: int, found: dict[str, float]) -> None:
         """Take notice of an epoch's figures on the validation faces."""
-        self._tracker.metrics({f"validation.{name}": value for name, value in found.items()}, number)
+        self.tracker.metrics({f"validation.{name}": value for name, value in found.items()}, number)
 
     def finish(
         self, card: GateCard, folder: Path, report: Sequence[Path], promotion: Promotion | None, epochs: int
@@ -53,19 +40,18 @@ class TrainWatch:
         aliases = {ALIAS: promotion.beaten} if promotion is not None and promotion.promoted else {}
         model = RegisteredModel(MODEL, folder, tags, aliases)
         files = [(path, "report") for path in report]
-        outcome = self._tracker.finish("FINISHED", metrics, files, step=epochs, model=model)
-        _warn_of(outcome)
-        return outcome.run_id
+        return self.deliver("FINISHED", metrics, files, step=epochs, model=model)
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:
-            stopped = isinstance(error, StoppedError | KeyboardInterrupt)
-            _warn_of(self._tracker.finish("KILLED" if stopped else "FAILED"))
+def _track(training: Training) -> Tracker:
+    config, output = training.config, Path(training.config.output)
+    return track(
+        experiment=EXPERIMENT,
+        key=run_key(output, canonical_digest(training.facts())),
+        name=config.gate_name,
+        params={**flatten(config.model_dump(mode="json")), "device": training.device, "cores": os.cpu_count()},
+        tags={"qgate.output": str(output.absolute()), "qgate.labels": training.labels.digest},
+    )
 
 
 def headline(figures: dict[str, Any]) -> dict[str, float]:
@@ -88,8 +74,3 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _warn_of(outcome: Outcome) -> None:
-    if outcome.warning:
-        warn(outcome.warning)
