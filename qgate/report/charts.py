@@ -19,6 +19,9 @@ INK, FAINT, ACCENT, MARK = "#3c3c43", "#c9c9ce", "#3d7a68", "#b4533a"
 
 PAGE_COLOURS = {INK: "currentColor", FAINT: "var(--line)", ACCENT: "var(--accent)", MARK: "var(--mark)"}
 REASON_ROWS = 14
+FEW_ROWS = 6
+"""Fewer bars than these are no thicker."""
+
 WIDE, SMALL = (10.2, 3.0), (5.0, 3.2)
 """Width and height in inches: of `score_histogram`, which stands alone in its row, and of all others."""
 
@@ -57,7 +60,8 @@ def reason_bars(axes: Axes, report: dict[str, Any]) -> None:
     axes.grid(False)
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(left=False, bottom=False, labelbottom=False)
-    axes.margins(x=0.1, y=0.02)
+    axes.margins(x=0.1)
+    axes.set_ylim(min(-0.5, len(names) - FEW_ROWS - 0.5), len(names) - 0.5)
 
 
 def svg(draw: Callable[[Axes, dict[str, Any]], None], report: dict[str, Any]) -> str:
