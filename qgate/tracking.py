@@ -171,19 +171,10 @@ class TrackedWork:
     ) -> None:
         if error is not None:
             stopped = isinstance(error, StoppedError | KeyboardInterrupt)
-            self.deliver("KILLED" if stopped else "FAILED")
+            self.tell(self.tracker.finish("KILLED" if stopped else "FAILED"))
 
-    def deliver(
-        self,
-        status: Status,
-        metrics: Mapping[str, float] | None = None,
-        artifacts: Sequence[tuple[Path, str]] = (),
-        *,
-        step: int = 0,
-        model: RegisteredModel | None = None,
-    ) -> str | None:
-        """`Tracker.finish`, with its warning told; returns the MLflow run id, None where there is none."""
-        outcome = self.tracker.finish(status, metrics, artifacts, step=step, model=model)
+    def tell(self, outcome: Outcome) -> str | None:
+        """Warn of what was not delivered; returns the MLflow run id, None where there is none."""
         if outcome.warning:
             warn(outcome.warning)
         return outcome.run_id

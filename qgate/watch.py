@@ -48,7 +48,7 @@ class Watch(TrackedWork):
         if self.tracker.scratch is not None:
             artifacts += [(path, "figures") for path in write_figures(output, self.tracker.scratch)]
         metrics = {**report_metrics(report), **self._stage_rates(), "candidates_per_second": rate}
-        return self.deliver("FINISHED", metrics, artifacts, step=int(report["judged"]))
+        return self.tell(self.tracker.finish("FINISHED", metrics, artifacts, step=int(report["judged"])))
 
     def _stage_rates(self) -> dict[str, float]:
         """Throughput by stage; the slowest one sets the pace."""

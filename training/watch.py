@@ -40,7 +40,7 @@ class TrainWatch(TrackedWork):
         aliases = {ALIAS: promotion.beaten} if promotion is not None and promotion.promoted else {}
         model = RegisteredModel(MODEL, folder, tags, aliases)
         files = [(path, "report") for path in report]
-        return self.deliver("FINISHED", metrics, files, step=epochs, model=model)
+        return self.tell(self.tracker.finish("FINISHED", metrics, files, step=epochs, model=model))
 
 
 def _track(training: Training) -> Tracker:
