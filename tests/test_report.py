@@ -18,6 +18,7 @@ from PIL import Image
 
 from qgate.errors import OutputError
 from qgate.report import contact_sheet, report_metrics, write_figures, write_report
+from qgate.report.charts import FEW_ROWS, reason_bars
 
 HOSTILE = "<img src=x onerror=alert(1)>.png"
 SCHEMA = pa.schema(
@@ -245,3 +246,14 @@ def test_only_some_of_many_rejected_faces_are_explained(root: Path) -> None:
     write_report(root, nothing)
     assert len(asked) == 12
     assert (root / "report.html").read_text().count('alt="where the gate sees the artifact"') == 12
+
+
+def test_few_reasons_make_thin_bars_with_the_commonest_on_top() -> None:
+    from matplotlib.figure import Figure
+
+    for count in (1, 3, 9):
+        axes = Figure().subplots()
+        reason_bars(axes, {"reasons": {f"reason {n}": 10 - n for n in range(count)}})
+        low, high = axes.get_ylim()
+        assert high - low == max(count, FEW_ROWS)
+        assert (high, axes.get_yticklabels()[-1].get_text()) == (count - 0.5, "reason 0")

@@ -134,8 +134,8 @@ def test_two_gates_are_compared_on_faces_that_neither_learned_from(capsys: pytes
 
 def test_a_gate_is_judged_on_the_splits_that_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     write_labels(Path("second.csv"), range(100), brightness, "other")
-    assert qgate("train", "--config", write_recipe(Path("a.yaml")), "--output", "one") == 0
     config = learnable(Path())
+    assert qgate("train", "--config", write_recipe(Path("a.yaml")), "--output", "one") == 0
     held = [seed for seed in range(200) if split_of(str(seed), config.splits) in (Split.VALIDATION, Split.CALIBRATION)]
     wanted = {("validation", "calibration"): held, ("all",): range(200)}
     for splits, seeds in wanted.items():
@@ -154,6 +154,21 @@ def test_a_gate_is_judged_on_the_splits_that_are_asked_for(capsys: pytest.Captur
     assert qgate("evaluate", "--gate", "one", "--split", "train") == 2
     said = "--split train: allowed are test, validation, calibration, all"
     assert said in capsys.readouterr().err
+
+
+def test_report_and_mlflow_show_the_faces_whose_annotators_agree(empty_store: Path) -> None:  # noqa: F811
+    Path("mlruns").mkdir()
+    shutil.copy(empty_store, "mlruns/mlflow.db")
+    write_labels(Path("labels.csv"), range(200), brightness)
+    write_labels(Path("second.csv"), range(100), brightness, "other")
+    path = write_recipe(Path("a.yaml"), sources=["labels.csv", "second.csv"], tracking={"enabled": True})
+    assert qgate("train", "--config", path, "--output", "one") == 0
+    agreed = json.loads(Path("one/gate.json").read_text())["figures"]["agreed"]
+    shown = dict(read("select key, value from latest_metrics where key like 'test.agreed.%'"))
+    assert shown["test.agreed.auroc"] == agreed["auroc"]["value"]
+    assert shown["test.agreed.ece"] == agreed["ece"]["value"]
+    assert shown["test.agreed.brier.high"] == agreed["brier"]["interval"][1]
+    assert f"The same on the {agreed['faces']} faces of which" in Path("one-report/report.html").read_text()
 
 
 def test_a_gate_that_beats_the_champion_is_promoted_and_run(

@@ -61,7 +61,8 @@ def evaluate(
     split: Annotated[
         list[str] | None,
         typer.Option(
-            "--split", help="test (default), validation, calibration: of every gate; or all faces. Repeatable."
+            "--split",
+            help="Faces that are test (default), validation or calibration faces of every gate, or all; repeatable.",
         ),
     ] = None,
     contents: Annotated[
