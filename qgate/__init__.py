@@ -9,25 +9,24 @@ Names load on first use, so that importing qgate costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from qgate.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from qgate.api import Candidate, judge
-    from qgate.classifier import Gate, load_gate
+    from qgate.gate.classifier import Gate
+    from qgate.gate.open import load_gate
     from qgate.images import read_image
 
-try:
-    __version__ = metadata.version("qgate")
-except metadata.PackageNotFoundError:  # a source folder on a machine where nothing is installed
-    __version__ = "unknown"
 __all__ = ["Candidate", "Gate", "judge", "load_gate", "read_image"]
 
 _HOMES = {
     "Candidate": "qgate.api",
     "judge": "qgate.api",
-    "Gate": "qgate.classifier",
-    "load_gate": "qgate.classifier",
+    "Gate": "qgate.gate.classifier",
+    "load_gate": "qgate.gate.open",
     "read_image": "qgate.images",
 }
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from qgate.classifier import Gate, load_gate
 from qgate.config import GeneratorSettings
-from qgate.gate import decide
+from qgate.gate.classifier import Gate
+from qgate.gate.decide import decide
+from qgate.gate.open import load_gate
 from qgate.generators import Generator, open_generator
 from qgate.records import REGIONS, Verdict
-from qgate.runtime import pick_device
-from qgate.worker import Worker
+from qgate.run.worker import Worker
+from qgate.runtime.executor import pick_device
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qgate.errors import ConfigError
-from qgate.records import ALL_CLASSES, SEED_MAX, SeedPlan
+from qgate.seeds import ALL_CLASSES, SEED_MAX, SeedPlan, parse_seeds
 
 CANDIDATES_PER_FACE = 50
 """The search gives up after this many candidates for each face asked for, unless `max_candidates` says otherwise."""
@@ -135,33 +135,6 @@ class RunConfig(Settings):
             bound = CANDIDATES_PER_FACE * selection.count
         length = len(self.plan())
         return length if bound is None else min(bound, length)
-
-
-def parse_seeds(text: str) -> tuple[tuple[int, int], ...]:
-    """Seed ranges from text: "6000-6002,7000" -> ((6000, 6002), (7000, 7000)); both ends included, sorted, merged.
-
-    Raises ConfigError for anything that is no seed or range of seeds in 0..2^32-1.
-    """
-    ranges = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not dash:
-            last = first
-        if not (first.isdecimal() and last.isdecimal()):
-            raise ConfigError(f"seeds: {part.strip()!r} is no seed or range; write them as 6000-6500,7000")
-        low, high = int(first), int(last)
-        if low > high:
-            raise ConfigError(f"seeds: {part.strip()!r} runs backwards; write {high}-{low}")
-        if high > SEED_MAX:
-            raise ConfigError(f"seeds: {high} is too large; seeds are 0..{SEED_MAX}")
-        ranges.append((low, high))
-    merged: list[tuple[int, int]] = []
-    for low, high in sorted(ranges):
-        if merged and low <= merged[-1][1] + 1:
-            merged[-1] = (merged[-1][0], max(high, merged[-1][1]))
-        else:
-            merged.append((low, high))
-    return tuple(merged)
 
 
 def load_config(path: Path | None, flags: Mapping[str, Any], assignments: list[str]) -> RunConfig:

@@ -1,10 +1,14 @@
-"""What a command says to people while it works: progress and warnings. Writes to stderr only."""
+"""A command and the people at it: progress, warnings, and the wish to stop. Writes to stderr only."""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
-from types import TracebackType
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -13,6 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from qgate.records import Tally
 
 LINE_SECONDS = 10.0
+SHOW_CURSOR = "\x1b[?25h"
 
 
 def warn(message: str) -> None:
@@ -86,3 +91,33 @@ class RunProgress(WorkProgress):
         begin = self._begin or tally
         rate = (tally.judged - begin.judged) / max(now - self._start, 1e-9)
         return f"{tally.accepted}{target} accepted, {tally.judged} judged, yield {share}, {rate:.1f} a second"
+
+
+class StopFlag:
+    """Callable: true once SIGINT or SIGTERM has asked to stop; the second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    def ask(self, number: int = signal.SIGINT, frame: FrameType | None = None) -> None:
+        """The signal handler: sets the flag, and ends the process when called again."""
+        if self._asked:
+            if sys.stderr.isatty():
+                os.write(2, SHOW_CURSOR.encode())
+            os._exit(128 + number)
+        self._asked = True
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Within the block, SIGINT and SIGTERM set the flag instead of raising."""
+    flag = StopFlag()
+    before = {number: signal.signal(number, flag.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

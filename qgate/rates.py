@@ -68,7 +68,7 @@ def accepted_at(clean_probs: Iterable[float | None] | NDArray[np.floating], thre
     """How many candidates each threshold would accept.
 
     clean_probs: 0..1, higher is better; None or NaN where a candidate could not be judged: no threshold accepts it.
-    thresholds: 0..1. Compared in float64, as `qgate.gate.decide` does: a float32 comparison would round them.
+    thresholds: 0..1. Compared in float64, as `qgate.gate.decide.decide` does: a float32 comparison would round them.
     """
     ranked = np.sort(_judged(clean_probs))
     return [int(ranked.size - np.searchsorted(ranked, threshold, side="left")) for threshold in thresholds]

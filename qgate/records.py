@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from threading import Lock
-
-SEED_MAX = 2**32 - 1
-"""Largest seed: the largest that `numpy.random.RandomState` takes."""
 
 REGIONS = (
     "forehead",
@@ -26,8 +23,6 @@ REGIONS = (
 )
 """The regions of the rubric (`training/labels/RUBRIC.md`) in its order, which is that of a bundle's region outputs."""
 
-ALL_CLASSES = "all"
-"""Asks for every class of a conditional generator in turn."""
 
 NONFINITE = "nonfinite"
 DEGENERATE = "degenerate"
@@ -116,33 +111,3 @@ class StageTimes:
         """Candidates per busy second of each stage."""
         with self._lock:
             return {stage: self.candidates[stage] / seconds for stage, seconds in self.seconds.items() if seconds > 0}
-
-
-@dataclass(frozen=True, slots=True)
-class SeedPlan:
-    """The seeds a run walks, ascending, as ranges; both ends included.
-
-    Shard k covers the positions [k * shard_size, (k + 1) * shard_size) of this walk.
-    """
-
-    ranges: tuple[tuple[int, int], ...]
-
-    def __len__(self) -> int:
-        return sum(last - first + 1 for first, last in self.ranges)
-
-    def slice(self, start: int, stop: int) -> Iterator[int]:
-        """The seeds at positions start..stop-1, fewer where the walk ends."""
-        position = 0
-        for first, last in self.ranges:
-            length = last - first + 1
-            low, high = max(start - position, 0), min(stop - position, length)
-            yield from range(first + low, first + high)
-            position += length
-
-
-def class_of(seed: int, class_idx: int | str, classes: int) -> int:
-    """The class of a candidate: the one asked for, or, for `all`, the seed modulo the number of classes.
-
-    So the classes are balanced over any range of seeds, and a seed has its class wherever the walk starts.
-    """
-    return seed % classes if isinstance(class_idx, str) else class_idx

@@ -26,7 +26,8 @@ from qgate.dataset.encode import ImageFormat
 from qgate.dataset.folder import RunFolder
 from qgate.dataset.header import GateFacts, GeneratorFacts, RunHeader
 from qgate.dataset.ledger import to_parquet
-from qgate.records import DEGENERATE, Score, SeedPlan
+from qgate.records import DEGENERATE, Score
+from qgate.seeds import SeedPlan
 
 FILE_CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link"}
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from qgate.answers import Answer, Decision
-from qgate.label_store import LabelStore
-from qgate.labels import Face
+from qgate.labels.answers import Answer, Decision
+from qgate.labels.rows import Face
+from qgate.labels.store import LabelStore
 
 
 def answer(seed: int, annotator: str = "anna", severity: int | None = 0, **more: object) -> Answer:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from qgate.label_store import LabelStore
+from qgate.labels.store import LabelStore
 from qgate.web.app import Page
 from qgate.web.faces import Faces, folder_faces
 from qgate.web.guard import Access
@@ -137,7 +137,7 @@ def make_faces(folder: Path, names: Sequence[str], size: int = 64) -> Faces:
 def serve_command(*arguments: str, cwd: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`qgate label` as a process; yields it and the address that it prints."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [sys.executable, "-m", "qgate.cli", "label", "--no-browser", *arguments]
+    command = [sys.executable, "-m", "qgate.cli.main", "label", "--no-browser", *arguments]
     process = subprocess.Popen(command, cwd=cwd, stderr=subprocess.PIPE, text=True, env=environment)
     try:
         address = ""

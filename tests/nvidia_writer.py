@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qgate.generators.stylegan2_spec import FILTER, Arrays, Spec
+from qgate.generators.stylegan2.spec import FILTER, Arrays, Spec
 
 SOURCE = "open('marker', 'w').write('this text was run')\n" * 100
 

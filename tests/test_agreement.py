@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from qgate.agreement import alpha_of, coincidences, estimate, kappa_of, measure, nominal, ordinal
-from qgate.answers import Purpose
+from qgate.labels.agreement import alpha_of, coincidences, estimate, kappa_of, measure, nominal, ordinal
+from qgate.labels.answers import Purpose
 from tests.label_driver import answer
 
 # Krippendorff, Computing Krippendorff's alpha-reliability (2011), section C: four observers, twelve units.

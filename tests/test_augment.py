@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.augment import AugmentSettings, augment
+from training.config import AugmentSettings
+from training.fitting.augment import augment
 
 STILL = AugmentSettings(jitter=0.0)
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from qgate.bundle import Architecture, read_bundle, write_bundle
-from qgate.classifier import Gate, _Judge, build_network, load_gate
 from qgate.errors import BundleError
+from qgate.gate.bundle import Architecture, read_bundle, write_bundle
+from qgate.gate.classifier import Gate, _Judge, build_network
+from qgate.gate.open import load_gate
 from qgate.records import Score
 
 TINY = Architecture(backbone="test_efficientnet")

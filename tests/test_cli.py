@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from qgate.bundle import DEFAULT
-from qgate.cli import main
+from qgate.cli.main import main
+from qgate.gate.bundle import DEFAULT
 from qgate.generators import Drawn
 from qgate.generators.fake import FakeGenerator
 from qgate.images import read_image
@@ -210,7 +210,7 @@ def test_shown_settings_are_what_a_run_takes(capsys: pytest.CaptureFixture[str])
 
 
 def start(*arguments: str) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "qgate.cli", "run", "--generator", "fake:256", "--threshold", "0", *arguments]
+    command = [sys.executable, "-m", "qgate.cli.main", "run", "--generator", "fake:256", "--threshold", "0", *arguments]
     with open("stderr", "w") as stderr:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr)
 
@@ -270,7 +270,7 @@ def test_real_faces_pass_the_real_gate_and_the_run_is_finished_in_mlflow(capsys:
 
 def test_a_closed_pipe_is_no_fault() -> None:
     done = subprocess.run(
-        f"{sys.executable} -m qgate.cli config show | head -n 1", shell=True, capture_output=True, text=True
+        f"{sys.executable} -m qgate.cli.main config show | head -n 1", shell=True, capture_output=True, text=True
     )
 
     assert "Traceback" not in done.stderr

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from qgate.config import canonical_digest, describe, known_keys, load_config, merge_values, parse_seeds
+from qgate.config import canonical_digest, describe, known_keys, load_config, merge_values
 from qgate.errors import ConfigError
-from qgate.records import SeedPlan
+from qgate.seeds import SeedPlan, parse_seeds
 
 
 def test_seed_ranges_are_sorted_and_merged() -> None:

@@ -12,13 +12,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from qgate.bundle import DEFAULT, read_bundle
-from qgate.classifier import Gate
-from qgate.generators.mobile_stylegan import MobileStyleGan
-from qgate.generators.mobile_stylegan_fused import FusedMobileStyleGan
-from qgate.generators.stylegan2 import Synthesis, build, noise_size
-from qgate.generators.stylegan2_fused import FusedBlock
-from qgate.generators.stylegan2_layers import Block
+from qgate.gate.bundle import DEFAULT, read_bundle
+from qgate.gate.classifier import Gate
+from qgate.generators.mobile_stylegan.fused import FusedMobileStyleGan
+from qgate.generators.mobile_stylegan.network import MobileStyleGan
+from qgate.generators.stylegan2.fused import FusedBlock
+from qgate.generators.stylegan2.layers import Block
+from qgate.generators.stylegan2.network import Synthesis, build, noise_size
 from tests.test_stylegan2 import CASES, inputs, network
 
 
@@ -66,7 +66,7 @@ def host_copies(module: nn.Module, *rows: Tensor) -> list[str]:
 def judging(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
     """The network of the shipped gate with all that stands around it, as the runtime gets it."""
     made: list[nn.Module] = []
-    monkeypatch.setattr("qgate.classifier.make_executor", lambda module, *rest: made.append(module))
+    monkeypatch.setattr("qgate.gate.classifier.make_executor", lambda module, *rest: made.append(module))
     Gate(read_bundle(DEFAULT), "cpu")
     return made[0]
 

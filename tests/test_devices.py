@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from qgate.classifier import load_gate
 from qgate.config import GeneratorSettings
+from qgate.gate.open import load_gate
 from qgate.generators import Generator, open_generator
-from qgate.runtime_cuda import COMPILED_ROWS
-from qgate.worker import Worker
+from qgate.run.worker import Worker
+from qgate.runtime.cuda import COMPILED_ROWS
 from tests.training_recipe import learnable
-from training.command import train
+from training.train import train
 
 NETWORK = str(Path(__file__).parent / "stylegan2_ada_torch_format.pkl")
 CUDA = pytest.param(

@@ -1,6 +1,6 @@
 import pytest
 
-from qgate.gate import decide
+from qgate.gate.decide import decide
 from qgate.records import Score, Verdict
 
 NO_REGION = (0.0,) * 12

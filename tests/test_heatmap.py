@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from qgate.bundle import Calibration
-from qgate.classifier import build_network, load_gate
-from qgate.cli import main
+from qgate.cli.main import main
 from qgate.errors import BundleError
-from qgate.heat_picture import explain_picture, paint
-from qgate.heatmap import HeatMapper
+from qgate.gate.bundle import Calibration
+from qgate.gate.classifier import build_network
+from qgate.gate.heat_picture import explain_picture, paint
+from qgate.gate.heatmap import HeatMapper
+from qgate.gate.open import load_gate
+from qgate.gate.preprocess import Preprocessing
 from qgate.images import read_image
-from qgate.preprocess import Preprocessing
 from tests.test_classifier import TINY, faces, save_bundle
 
 SIDE = 96

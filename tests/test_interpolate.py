@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from qgate.errors import ConfigError
-from qgate.interpolate import mixed, parse_layers, parse_stations, walk
+from qgate.run.interpolate import mixed, parse_layers, parse_stations, walk
 from tests.test_cli import qgate
 from tests.test_stylegan2 import GOLDEN, HERE
 from tests.test_stylegan2_run import EXACT, lines

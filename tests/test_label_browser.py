@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from qgate.label_store import LabelStore
-from qgate.labels import read_labels
+from qgate.labels.rows import read_labels
+from qgate.labels.store import LabelStore
 from qgate.web.faces import run_faces
 from qgate.web.orders import Rules
 from tests.dataset_driver import drive
@@ -90,7 +90,7 @@ def test_fifty_faces_by_keyboard_a_reload_a_kill_and_an_export(
     with LabelStore(tmp_path / "labels.db") as store:
         found = {a.face.file_name: (a.decision.value, a.severity, a.regions) for a in store.standing()}
         assert found == expected and len(found) == 50
-        from qgate.label_exchange import export_labels
+        from qgate.labels.exchange import export_labels
 
         export_labels(store, tmp_path / "out.csv", "csv")
     exported = {label.face.file_name: (label.severity, label.regions) for label in read_labels(tmp_path / "out.csv")}

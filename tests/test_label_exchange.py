@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qgate.answers import Mark, Purpose
 from qgate.errors import LabelError
-from qgate.label_boxes import encode_mask
-from qgate.label_exchange import annotator_name, export_labels, import_labels, to_coco, to_csv
-from qgate.label_store import LabelStore
-from qgate.labels import Face, Label, read_labels
+from qgate.labels.answers import Mark, Purpose
+from qgate.labels.exchange import annotator_name, export_labels, import_labels, to_coco, to_csv
+from qgate.labels.marks import encode_mask
+from qgate.labels.rows import Face, Label, read_labels
+from qgate.labels.store import LabelStore
 from tests.label_driver import answer
 
 BOX = Mark("mouth", ((0.25, 0.5), (0.5, 0.75)))

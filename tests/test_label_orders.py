@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from qgate.answers import Decision, Purpose
 from qgate.dataset.header import RunHeader
 from qgate.dataset.ledger import iter_rows
 from qgate.generators.fake import FakeGate, FakeGenerator
-from qgate.label_store import LabelStore
-from qgate.labels import Face
+from qgate.labels.answers import Decision, Purpose
+from qgate.labels.rows import Face
+from qgate.labels.store import LabelStore
 from qgate.records import REGIONS, Score, Verdict
 from qgate.web.audit import audit
 from qgate.web.faces import Faces, Shown, generator_faces, run_faces

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from qgate.cli import main
+from qgate.cli.main import main
 from qgate.errors import InputError
-from qgate.label_store import LabelStore
-from qgate.labels import Face
+from qgate.labels.rows import Face
+from qgate.labels.store import LabelStore
 from qgate.records import REGIONS, Score
 from qgate.web.app import train_command
 from qgate.web.faces import Faces, Shown

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from qgate.answers import Answer, Decision, Mark, Purpose
 from qgate.errors import LabelError
-from qgate.label_store import LabelStore, note_training, read_store
-from qgate.labels import Face, Label
-from qgate.learning import Trained
+from qgate.labels.advice import Trained
+from qgate.labels.answers import Answer, Decision, Mark, Purpose
+from qgate.labels.rows import Face, Label
+from qgate.labels.store import LabelStore, note_training, read_store
 from tests.label_driver import answer
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is missing: apt-get install strace")

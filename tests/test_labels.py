@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qgate.errors import LabelError
-from qgate.labels import Face, Label, gather_votes, read_labels
+from qgate.labels.rows import Face, Label, gather_votes, read_labels
 
 HEADER = "generator,seed,psi,severity,regions,annotator\n"
 

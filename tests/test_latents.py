@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from qgate.errors import InputError, WeightsError
-from qgate.generators.projected import read_latents
-from qgate.latents import draw_z
+from qgate.generators.stylegan2.latents import read_latents
+from qgate.seeds import draw_z
 
 W = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qgate.learning import Trained, advise, exponent
+from qgate.labels.advice import Trained, advise, exponent
 
 
 def test_a_first_training_pays_at_a_hundred_faces() -> None:

@@ -11,11 +11,12 @@ from qgate.dataset.folder import RunFolder
 from qgate.dataset.header import GateFacts, GeneratorFacts, RunHeader
 from qgate.dataset.ledger import iter_rows
 from qgate.dataset.verify import verify
-from qgate.engines.local import fill
 from qgate.errors import StoppedError
 from qgate.generators.fake import FakeGate, FakeGenerator
-from qgate.records import SEED_MAX, SeedPlan, Tally, Verdict
-from qgate.worker import Worker
+from qgate.records import Tally, Verdict
+from qgate.run.engines.local import fill
+from qgate.run.worker import Worker
+from qgate.seeds import SEED_MAX, SeedPlan
 
 HEADER = RunHeader(
     qgate="0",

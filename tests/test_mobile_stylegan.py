@@ -9,10 +9,12 @@ import torch.nn.functional as F
 
 from qgate.config import GeneratorSettings
 from qgate.errors import WeightsError
-from qgate.generators import mobile_stylegan, open_generator, random_face
-from qgate.generators.mobile_stylegan import Block, MobileStyleGan, ToRgb, inverse_haar
-from qgate.generators.mobile_stylegan_fused import FusedBlock, FusedMobileStyleGan, FusedToRgb
-from qgate.latents import draw_z
+from qgate.generators import open_generator
+from qgate.generators.mobile_stylegan import network as mobile_stylegan
+from qgate.generators.mobile_stylegan import weights as random_face
+from qgate.generators.mobile_stylegan.fused import FusedBlock, FusedMobileStyleGan, FusedToRgb
+from qgate.generators.mobile_stylegan.network import Block, MobileStyleGan, ToRgb, inverse_haar
+from qgate.seeds import draw_z
 
 GOLDEN = np.load(Path(__file__).parent / "mobile_stylegan.npz")
 CPU = torch.device("cpu")

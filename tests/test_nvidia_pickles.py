@@ -20,11 +20,10 @@ import pytest
 import torch
 
 from qgate.errors import QgateError, WeightsError
-from qgate.generators.nvidia.child import read_apart
-from qgate.generators.nvidia.networks import read_network
-from qgate.generators.nvidia.pickles import Budget, unpickle
-from qgate.generators.stylegan2_files import convert
-from qgate.generators.stylegan2_spec import Spec
+from qgate.generators.stylegan2.files import convert, read_apart
+from qgate.generators.stylegan2.nvidia.networks import read_network
+from qgate.generators.stylegan2.nvidia.pickles import Budget, unpickle
+from qgate.generators.stylegan2.spec import Spec
 
 HERE = Path(__file__).parent
 TORCH = (HERE / "stylegan2_ada_torch_format.pkl").read_bytes()
@@ -333,7 +332,7 @@ def test_ten_thousand_mutated_files_end_in_no_error_but_ours() -> None:
 
 def test_the_reading_process_gets_no_more_memory_than_the_file_warrants() -> None:
     program = (
-        "from qgate.generators.nvidia.child import bound\nbound(2**20)\nbytearray(2**26)\n"
+        "from qgate.generators.stylegan2.nvidia.child import bound\nbound(2**20)\nbytearray(2**26)\n"
         "try:\n    bytearray(2**31)\nexcept MemoryError:\n    print('bounded')"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

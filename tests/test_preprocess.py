@@ -1,6 +1,6 @@
 import torch
 
-from qgate.preprocess import Preprocessing
+from qgate.gate.preprocess import Preprocessing
 
 HALF = Preprocessing(size=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 

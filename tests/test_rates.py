@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qgate.gate import decide
+from qgate.gate.decide import decide
 from qgate.rates import Rate, accepted_at, escape_rate, false_reject_rate, rate, threshold_for, yield_sweep
 from qgate.records import REGIONS, Score, Verdict
 

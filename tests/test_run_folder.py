@@ -13,7 +13,8 @@ from qgate.dataset.folder import RunFolder
 from qgate.dataset.ledger import iter_rows
 from qgate.dataset.verify import verify
 from qgate.errors import OutputError
-from qgate.records import SeedPlan, Tally, Verdict
+from qgate.records import Tally, Verdict
+from qgate.seeds import SeedPlan
 from tests.dataset_driver import HEADER, drive, face, score, tree
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from qgate.config import GeneratorSettings
 from qgate.errors import ConfigError
 from qgate.generators import open_generator
-from qgate.runtime import _RowExecutor, make_executor, pick_device, pick_precision
-from qgate.runtime_cuda import COMPILED_ROWS
+from qgate.runtime.cuda import COMPILED_ROWS
+from qgate.runtime.executor import _RowExecutor, make_executor, pick_device, pick_precision
 
 CPU = torch.device("cpu")
 EXAMPLE = (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.ones(1, 1))

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qgate.generators.stylegan2 import build
-from qgate.generators.stylegan2_fused import FusedBlock
-from qgate.generators.stylegan2_layers import Block
-from qgate.runtime_cuda import CudaExecutor, _captured, difference
+from qgate.generators.stylegan2.fused import FusedBlock
+from qgate.generators.stylegan2.layers import Block
+from qgate.generators.stylegan2.network import build
+from qgate.runtime.cuda import CudaExecutor, _captured, difference
 from tests.benchmarks.generator_speed import random_network
 
 CPU = torch.device("cpu")

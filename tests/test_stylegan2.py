@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from qgate.config import GeneratorSettings
 from qgate.errors import ConfigError, WeightsError
 from qgate.generators import Generator, open_generator
-from qgate.generators.nvidia.networks import read_network
-from qgate.generators.stylegan2 import build, draw_noise, noise_size
-from qgate.generators.stylegan2_files import convert, load_network, write_network
-from qgate.generators.stylegan2_fused import FusedBlock
-from qgate.generators.stylegan2_layers import Block
-from qgate.generators.stylegan2_spec import Arrays, Spec, check_arrays
-from qgate.runtime import make_executor
+from qgate.generators.stylegan2.files import convert, load_network, write_network
+from qgate.generators.stylegan2.fused import FusedBlock
+from qgate.generators.stylegan2.layers import Block
+from qgate.generators.stylegan2.network import build, draw_noise, noise_size
+from qgate.generators.stylegan2.nvidia.networks import read_network
+from qgate.generators.stylegan2.spec import Arrays, Spec, check_arrays
+from qgate.runtime.executor import make_executor
 from tests.nvidia_writer import tf_format, torch_format
 
 HERE = Path(__file__).parent

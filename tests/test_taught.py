@@ -10,18 +10,19 @@ import pytest
 from pydantic import ValidationError
 from scipy.special import expit, logit
 
-from qgate.bundle import DEFAULT, read_bundle
 from qgate.errors import ConfigError, LabelError
-from qgate.labels import Face
+from qgate.gate.bundle import DEFAULT, read_bundle
+from qgate.labels.rows import Face
 from tests.test_training_commands import inside, qgate, write_recipe  # noqa: F401
 from tests.training_recipe import brightness, learnable, quiet, recipe, write_labels
 from training.config import SHIPPED, SHIPPED_GENERATORS, TaughtSettings, find, gate_splits
-from training.lineage import learned_only
-from training.metrics import auroc
+from training.data.lineage import learned_only
+from training.data.split import Split
+from training.data.targets import Floats
+from training.data.taught import Taught, read_taught
+from training.metrics.metrics import auroc
 from training.pipeline import Training
-from training.split import Split
-from training.targets import Floats
-from training.taught import Taught, read_taught, taught_faces, teach_faces, write_taught
+from training.teach import taught_faces, teach_faces, write_taught
 
 SHIPPED_TAUGHT = "training/labels/taught.csv"
 

@@ -21,14 +21,23 @@ from typing import Any
 import pytest
 
 from qgate.errors import BundleError
-from qgate.tracking import IDENTITY, RegisteredModel, Tracker, download_model, run_key, sync, track, tracking_uri
+from qgate.tracking.tracker import (
+    IDENTITY,
+    RegisteredModel,
+    Tracker,
+    download_model,
+    run_key,
+    sync,
+    track,
+    tracking_uri,
+)
 
 CHECKOUT = Path(__file__).parent.parent
 MAKE_STORE = "import sys; from mlflow.tracking import MlflowClient; MlflowClient(sys.argv[1]).search_experiments()"
 RUN_AND_HANG = """
 import sys, time
 from pathlib import Path
-from qgate.tracking import track
+from qgate.tracking.tracker import track
 tracker = track(experiment="qgate-run", key="k", name="faces", params={}, folder=Path(sys.argv[1]))
 tracker.metrics({"yield": 0.25}, 64)
 time.sleep(600)

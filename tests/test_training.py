@@ -11,27 +11,26 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from qgate.answers import Answer, Decision
-from qgate.bundle import DEFAULT, GateCard, read_bundle
-from qgate.classifier import load_gate
 from qgate.errors import ConfigError, LabelError, StoppedError
-from qgate.label_store import LabelStore
-from qgate.labels import Face, read_labels
+from qgate.gate.bundle import DEFAULT, GateCard, read_bundle
+from qgate.gate.open import load_gate
+from qgate.labels.answers import Answer, Decision
+from qgate.labels.rows import Face, read_labels
+from qgate.labels.store import LabelStore
 from tests.training_recipe import brightness, learnable, quiet, recipe, same, write_labels
-from training import metrics
-from training.augment import AugmentSettings
-from training.command import train
-from training.config import SHIPPED, gate_splits
+from training.config import SHIPPED, AugmentSettings, gate_splits
 from training.crossfit import CrossValidation
-from training.draw import Pixels
+from training.data.lineage import learned_only
+from training.data.pixels import Pixels
+from training.data.sources import read_sources
+from training.data.split import Split, split_of
 from training.evaluate import unseen
-from training.fit import Fitted, fit, predict
-from training.judging import score
-from training.lineage import learned_only
-from training.metrics import resampled
+from training.fitting.fit import Fitted, fit, predict
+from training.metrics import metrics
+from training.metrics.judged import score
+from training.metrics.metrics import resampled
 from training.pipeline import Training
-from training.sources import read_sources
-from training.split import Split, split_of
+from training.train import train
 
 
 @pytest.fixture(autouse=True)

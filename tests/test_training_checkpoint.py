@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import Checkpoint
+from training.fitting.checkpoint import Checkpoint
 
 FACTS = {"labels": "5ac1", "seed": 0}
 

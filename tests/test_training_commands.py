@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import yaml
 
-from qgate.cli import main
+from qgate.cli.main import main
 from tests.test_tracking import empty_store  # noqa: F401
 from tests.training_recipe import brightness, learnable, write_labels
-from training.command import train
-from training.split import Split, split_of
+from training.data.split import Split, split_of
+from training.train import train
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +83,7 @@ def test_bad_input_is_one_line_with_exit_2_and_nothing_written(
 
 
 def test_help_imports_no_torch() -> None:
-    code = "import sys; sys.argv = ['qgate', 'train', '--help']\nimport qgate.cli\ntry: qgate.cli.main()\n"
+    code = "import sys; sys.argv = ['qgate', 'train', '--help']\nfrom qgate.cli.main import main\ntry: main()\n"
     code += "except SystemExit: pass\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 

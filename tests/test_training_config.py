@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qgate.bundle import DEFAULT, read_bundle
 from qgate.errors import ConfigError
+from qgate.gate.bundle import DEFAULT, read_bundle
 from training.config import SHIPPED, find, load_train_config
 
 RECIPE = Path("configs/train.yaml")

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from qgate.bundle import Architecture
-from qgate.classifier import build_network
-from qgate.labels import Face, Label
+from qgate.gate.bundle import Architecture
+from qgate.gate.classifier import build_network
+from qgate.labels.rows import Face, Label
 from qgate.records import REGIONS
 from training.config import TargetSettings
-from training.depthwise import speed_up
-from training.fit import freeze, schedule
-from training.targets import make_targets
+from training.data.targets import make_targets
+from training.fitting.cpu import speed_up
+from training.fitting.fit import freeze, schedule
 
 LITE0 = Architecture(backbone="tf_efficientnet_lite0", arguments={"global_pool": "catavgmax"})
 
@@ -95,7 +95,7 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
     code = """
 import resource
 import numpy as np
-from training.allocator import keep_freed_memory
+from training.fitting.cpu import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qgate.bundle import Calibration
-from qgate.labels import Face, Label
+from qgate.gate.bundle import Calibration
+from qgate.labels.rows import Face, Label
 from qgate.records import REGIONS
-from training import metrics
-from training.curves import curves
-from training.figures import at_threshold, compare, figures
-from training.judging import Judged, join
-from training.sources import Sample
-from training.suspects import find_suspects
+from training.data.sources import Sample
+from training.metrics import metrics
+from training.metrics.figures import at_threshold, compare, figures
+from training.metrics.judged import Judged, join
+from training.metrics.suspects import find_suspects
+from training.report.curves import curves
 
 
 def test_platts_fit_finds_the_numbers_that_made_the_votes() -> None:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from qgate.bundle import DEFAULT, Architecture, read_bundle
-from qgate.classifier import build_network
 from qgate.errors import BundleError, ConfigError, WeightsError
+from qgate.gate.bundle import DEFAULT, Architecture, read_bundle
+from qgate.gate.classifier import build_network
 from tests.training_recipe import recipe
-from training import lite
 from training.config import TrainConfig
-from training.pretrained import classifier_names, load_pretrained
+from training.fitting import lite
+from training.fitting.pretrained import classifier_names, load_pretrained
 
 
 def settings(pretrained: str, backbone: str = "test_efficientnet", **arguments: str) -> TrainConfig:

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from qgate.answers import Answer, Decision
 from qgate.errors import LabelError
-from qgate.label_store import LabelStore
-from qgate.labels import Face, gather_votes, read_labels
-from qgate.preprocess import Preprocessing
+from qgate.gate.preprocess import Preprocessing
+from qgate.labels.answers import Answer, Decision
+from qgate.labels.rows import Face, gather_votes, read_labels
+from qgate.labels.store import LabelStore
 from tests.training_recipe import HEADER, quiet, recipe, write_image, write_labels
 from training.config import SHIPPED, SplitSettings, TrainConfig, find, load_train_config
-from training.contents import read_contents
-from training.sources import read_sources, take
-from training.split import Split, fold_of, split_of, split_rows
+from training.data.sources import read_sources, take
+from training.data.split import Split, fold_of, split_of, split_rows
+from training.data.tables import read_contents
 
 SHARES = SplitSettings(validation=0.08, calibration=0.1, test=0.1)
 SMALL = Preprocessing(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)

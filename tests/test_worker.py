@@ -8,7 +8,7 @@ from torch import Tensor
 from qgate.generators import Drawn, GeneratorInfo
 from qgate.generators.fake import FakeGate, FakeGenerator
 from qgate.records import Score
-from qgate.worker import Worker
+from qgate.run.worker import Worker
 
 
 def scores(batch_size: int, seeds: Sequence[int]) -> list[tuple[int, float | None]]:

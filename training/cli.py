@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qgate.cli_options import Assign, DeviceOption, Json
+from qgate.cli.options import Assign, DeviceOption, Json
 
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of settings, as configs/train.yaml.")]
 Labels = Annotated[
@@ -42,7 +42,7 @@ def train(
     With --labels alone the shipped gate is refined with them, in minutes. configs/train.yaml is the recipe of the
     shipped gate. A training that was stopped goes on when the same command is given again.
     """
-    from training.command import train_recipe
+    from training.train import train_recipe
 
     flags = {"sources": labels, "output": output, "name": name, "folds": folds, "device": device}
     summary = train_recipe(config, flags, assign or [], promote)
@@ -77,9 +77,9 @@ def evaluate(
 
     Without --gate the shipped gate is judged, without --labels on the shipped labels.
     """
-    from training.command import interruptible
     from training.config import load_train_config
     from training.evaluate import evaluate as evaluate_gates
+    from training.train import interruptible
 
     flags = {"sources": labels, "contents": contents, "device": device, "min_faces": 2}
     settings = load_train_config(config, flags, assign)
@@ -111,8 +111,8 @@ def teach(
     teachers, at the cost of one.
     """
     from qgate.errors import ConfigError
-    from training.command import interruptible
-    from training.taught import taught_faces, teach_faces, write_taught
+    from training.teach import taught_faces, teach_faces, write_taught
+    from training.train import interruptible
 
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"--out {out}: {out.parent} is no folder")

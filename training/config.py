@@ -12,11 +12,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from qgate.bundle import CARD, DEFAULT, Architecture, GateCard, read_bundle
 from qgate.config import Settings, TrackingSettings, merge_values, validate
 from qgate.errors import ConfigError
-from qgate.preprocess import Preprocessing
-from training.augment import AugmentSettings
+from qgate.gate.bundle import CARD, DEFAULT, Architecture, GateCard, read_bundle
+from qgate.gate.preprocess import Preprocessing
 
 HOME = Path(__file__).parent.parent
 """Paths that do not exist in the working folder are looked for here, where `training/labels` lies."""
@@ -75,6 +74,19 @@ class TaughtSettings(Settings):
 
     path: str = Field(min_length=1, description="CSV generator,seed,psi,clean_prob")
     share: float = Field(0.5, gt=0, le=1, description="of what is learned of a labelled face; the rest are its votes")
+
+
+class AugmentSettings(Settings):
+    """Each face is mirrored or not, then changed as follows; shares are of the faces of a batch."""
+
+    jitter: float = Field(0.1, ge=0, lt=1, description="largest change of brightness, contrast and saturation")
+    tint: float = Field(0.0, ge=0, lt=1, description="largest change of each colour channel's gain")
+    rotation: float = Field(0.0, ge=0, le=45, description="largest rotation, degrees")
+    zoom: float = Field(0.0, ge=0, lt=0.5, description="largest change of size; what comes in at the edge is mirrored")
+    shift: float = Field(0.0, ge=0, lt=0.5, description="largest shift, as a share of the side")
+    rescaled: float = Field(0.0, ge=0, le=1, description="share shrunk, to half at most, and enlarged again")
+    jpeg: float = Field(0.0, ge=0, le=1, description="share compressed as JPEG of quality 40 to 95")
+    noise: float = Field(0.0, ge=0, le=1, description="share with added noise, up to 8 levels of 255")
 
 
 class OptimiserSettings(Settings):

@@ -7,13 +7,13 @@ import torch
 from scipy.special import expit
 
 from qgate.errors import LabelError
-from training.draw import Pixels
-from training.fit import predict
-from training.judging import Judged, join
-from training.metrics import fit_platt
+from training.data.pixels import Pixels
+from training.data.split import Split, fold_of
+from training.data.targets import Floats
+from training.fitting.fit import predict
+from training.metrics.judged import Judged, join
+from training.metrics.metrics import fit_platt
 from training.pipeline import Training
-from training.split import Split, fold_of
-from training.targets import Floats
 
 NOWHERE = -1
 """The fold of a face that every network learns from."""

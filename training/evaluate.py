@@ -6,20 +6,20 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qgate.bundle import Bundle
-from qgate.classifier import Gate
 from qgate.errors import ConfigError, LabelError
-from qgate.run import open_bundle
-from qgate.runtime import pick_device
+from qgate.gate.bundle import Bundle
+from qgate.gate.classifier import Gate
+from qgate.gate.open import open_bundle
+from qgate.runtime.executor import pick_device
 from training.config import TrainConfig, gate_splits
-from training.contents import contents_of
-from training.draw import Say
-from training.figures import IMAGE_FILES, Figure, compare, figures
-from training.judging import Judged, decided, join, score
-from training.lineage import learned_only
-from training.metrics import METRICS, threshold_table
-from training.sources import LabelSet, read_sources
-from training.split import Split, split_of
+from training.data.lineage import learned_only
+from training.data.pixels import Say
+from training.data.sources import LabelSet, read_sources
+from training.data.split import Split, split_of
+from training.data.tables import contents_of
+from training.metrics.figures import IMAGE_FILES, Figure, compare, figures
+from training.metrics.judged import Judged, decided, join, score
+from training.metrics.metrics import METRICS, threshold_table
 
 ALL = "all"
 UNSEEN = (Split.TEST, Split.VALIDATION, Split.CALIBRATION)

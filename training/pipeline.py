@@ -14,25 +14,25 @@ import torch
 from scipy.special import expit
 from torch import Tensor, nn
 
-from qgate.bundle import Bundle, GateCard, read_bundle, write_bundle
-from qgate.classifier import Gate, build_network
 from qgate.config import canonical_digest
 from qgate.errors import ConfigError, LabelError, QgateError
-from qgate.labels import Face
-from qgate.runtime import pick_device
-from training.checkpoint import Checkpoint
+from qgate.gate.bundle import Bundle, GateCard, read_bundle, write_bundle
+from qgate.gate.classifier import Gate, build_network
+from qgate.labels.rows import Face
+from qgate.runtime.executor import pick_device
 from training.config import TrainConfig, find, first_gate
-from training.contents import contents_of
-from training.draw import Pixels, Say, draw_faces
-from training.figures import figures
-from training.fit import Fitted, fit, predict
-from training.judging import Judged, decided, join, score
-from training.lineage import learned_only, only_learned_sources, taught_facts
-from training.metrics import Bools, auroc, brier, fit_platt, lean_on, threshold_table, to_logits
-from training.sources import MACHINES, LabelSet, is_shipped, read_sources
-from training.split import Split, split_rows
-from training.targets import Floats, Targets, make_targets
-from training.taught import read_taught
+from training.data.lineage import learned_only, only_learned_sources, taught_facts
+from training.data.pixels import Pixels, Say, draw_faces
+from training.data.sources import MACHINES, LabelSet, is_shipped, read_sources
+from training.data.split import Split, split_rows
+from training.data.tables import contents_of
+from training.data.targets import Floats, Targets, make_targets
+from training.data.taught import read_taught
+from training.fitting.checkpoint import Checkpoint
+from training.fitting.fit import Fitted, fit, predict
+from training.metrics.figures import figures
+from training.metrics.judged import Judged, decided, join, score
+from training.metrics.metrics import Bools, auroc, brier, fit_platt, lean_on, threshold_table, to_logits
 
 EpochSeen = Callable[[int, dict[str, float]], None]
 """Called after each epoch with its number from 1 and the figures on the validation faces."""
@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 
 class Training:
-    """One training, from the labels to the bundle. say: takes progress, see `draw.Say`."""
+    """One training, from the labels to the bundle. say: takes progress, see `pixels.Say`."""
 
     def __init__(self, config: TrainConfig, say: Say) -> None:
         """Reads labels and image files; raises LabelError where a split lacks clean faces or artifacts."""

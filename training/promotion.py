@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qgate.bundle import Bundle, read_bundle
 from qgate.errors import BundleError
-from qgate.tracking import find_model
+from qgate.gate.bundle import Bundle, read_bundle
+from qgate.tracking.tracker import find_model
 from training.evaluate import judge, unseen
-from training.figures import Figure, difference
-from training.judging import decided
-from training.metrics import auroc
+from training.metrics.figures import Figure, difference
+from training.metrics.judged import decided
+from training.metrics.metrics import auroc
 from training.pipeline import Training
 
 MODEL, ALIAS = "qgate-gate", "champion"

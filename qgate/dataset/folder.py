@@ -27,7 +27,8 @@ from typing import Self
 
 import numpy as np
 
-from qgate.dataset import durable, manifest
+from qgate import files
+from qgate.dataset import manifest
 from qgate.dataset.header import RunHeader, reselect
 from qgate.dataset.layout import Layout, seed_of
 from qgate.dataset.ledger import Seal, judged, read_rows, read_seals
@@ -60,8 +61,8 @@ class RunFolder:
         Raises OutputError where the folder is in use, holds another run or something else; nothing is written then.
         """
         layout = Layout(root)
-        durable.make_folder(root)
-        lock = durable.lock(root)
+        files.make_folder(root)
+        lock = files.lock(root)
         try:
             recorded = RunHeader.read(root) if layout.run_json.exists() else None
             if recorded is not None:
@@ -156,7 +157,7 @@ class RunFolder:
         try:
             self._clear_staging()
             if not any(self.layout.staging.iterdir()):
-                durable.remove(self.layout.staging)
+                files.remove(self.layout.staging)
         finally:
             os.close(self._lock)
 
@@ -194,13 +195,13 @@ class RunFolder:
     def _recover(self, recorded: RunHeader | None) -> None:
         """Bring the folder to what its seals and the header say; every step may be repeated."""
         layout = self.layout
-        durable.make_folder(layout.staging)
+        files.make_folder(layout.staging)
         if recorded != self.header:
             for path in layout.derived:
-                durable.remove(path)
-            durable.replace(layout.run_json, [self.header.to_bytes()], layout.staging)
+                files.remove(path)
+            files.replace(layout.run_json, [self.header.to_bytes()], layout.staging)
         for folder in (layout.dataset, layout.ledger, layout.review):
-            durable.make_folder(folder)
+            files.make_folder(folder)
         for ready in sorted(layout.staging.glob("*.ready")):
             settle(layout, ready)
         self._clear_staging()
@@ -238,24 +239,24 @@ class RunFolder:
         """Remove shards that the selection does not reach."""
         for shard in sorted(shards, reverse=True):
             for path in (*self.layout.derived, self.layout.seal(shard)):
-                durable.remove(path)
-            durable.remove(self.layout.images(shard))
-            durable.remove(self.layout.parquet(shard))
+                files.remove(path)
+            files.remove(self.layout.images(shard))
+            files.remove(self.layout.parquet(shard))
             del self._seals[shard]
 
     def _remove_unsealed(self) -> None:
         """What is not sealed does not exist."""
         for path in (*self.layout.dataset.iterdir(), *self.layout.ledger.glob("*.parquet")):
             if path.stem.isdecimal() and int(path.stem) not in self._seals:
-                durable.remove(path)
+                files.remove(path)
 
     def _prune_review(self) -> None:
         for path in self.layout.review.iterdir():
             seed = seed_of(path)
             if seed is not None and seed not in self._sample.seeds:
-                durable.remove(path)
+                files.remove(path)
 
     def _clear_staging(self) -> None:
         for path in self.layout.staging.iterdir():
             if path.suffix != ".ready":
-                durable.remove(path)
+                files.remove(path)

@@ -12,7 +12,7 @@ from qgate.config import canonical_digest
 from qgate.dataset.encode import ImageFormat
 from qgate.dataset.layout import Layout
 from qgate.errors import OutputError
-from qgate.records import SeedPlan
+from qgate.seeds import SeedPlan
 
 
 @dataclass(frozen=True, slots=True)

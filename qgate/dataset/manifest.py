@@ -9,11 +9,12 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from qgate.dataset import durable
+from qgate import files
 from qgate.dataset.header import RunHeader
 from qgate.dataset.layout import Layout, seed_of
 from qgate.dataset.ledger import iter_rows, read_seals
-from qgate.records import Row, Score, Tally, Verdict, class_of
+from qgate.records import Row, Score, Tally, Verdict
+from qgate.seeds import class_of
 
 SIZE_CATEGORIES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 """Source: dataset card specification of the Hugging Face Hub."""
@@ -36,9 +37,9 @@ COLUMNS = {
 def write(layout: Layout, header: RunHeader) -> None:
     """Write metadata and card of the dataset and the metadata of the review sample, each at once or not at all."""
     tally = sum((seal.tally for seal in read_seals(layout.root).values()), Tally())
-    durable.replace(layout.card, [card(header, tally).encode()], layout.staging)
-    durable.replace(layout.review_metadata, review_lines(layout), layout.staging)
-    durable.replace(layout.metadata, dataset_lines(layout, header), layout.staging)
+    files.replace(layout.card, [card(header, tally).encode()], layout.staging)
+    files.replace(layout.review_metadata, review_lines(layout), layout.staging)
+    files.replace(layout.metadata, dataset_lines(layout, header), layout.staging)
 
 
 def dataset_lines(layout: Layout, header: RunHeader) -> Iterator[bytes]:

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from qgate.dataset import durable
+from qgate import files
 from qgate.dataset.encode import ImageFormat, encode
 from qgate.dataset.header import RunHeader
 from qgate.dataset.layout import Layout, file_name, seed_of
 from qgate.dataset.ledger import Seal, digest, to_parquet
 from qgate.dataset.review import ReviewSample
-from qgate.gate import decide
+from qgate.gate.decide import decide
 from qgate.records import Row, Score, StageTimes, Tally, Verdict
 
 REVIEW_QUALITY = 95
@@ -81,9 +81,9 @@ class ShardBuilder:
         fresh = () if self._limit_reached else header.plan.slice(positions.start + len(kept), positions.stop)
         self.todo: tuple[int, ...] = (*redraw, *fresh)
         self._work = layout.work(shard)
-        durable.remove(self._work)
+        files.remove(self._work)
         for folder in (self._work, self._images, self._review):
-            durable.make_folder(folder)
+            files.make_folder(folder)
 
     @property
     def done(self) -> bool:
@@ -152,12 +152,12 @@ class ShardBuilder:
             failed=tally.failed,
             ledger_sha256=digest(parquet),
         )
-        durable.write(self._work / "ledger.parquet", [parquet])
-        durable.write(self._work / "seal.json", [seal.to_bytes()])
+        files.write(self._work / "ledger.parquet", [parquet])
+        files.write(self._work / "seal.json", [seal.to_bytes()])
         for folder in (self._images, self._review, self._work):
-            durable.sync_folder(folder)
+            files.sync_folder(folder)
         ready = self._layout.ready(self.shard)
-        durable.rename(self._work, ready)
+        files.rename(self._work, ready)
         return ready, seal
 
     def discard(self) -> None:
@@ -165,7 +165,7 @@ class ShardBuilder:
         for _, job in self._jobs:
             job.cancel()
         wait(job for _, job in self._jobs)
-        durable.remove(self._work)
+        files.remove(self._work)
 
     @property
     def _images(self) -> Path:
@@ -196,11 +196,11 @@ class ShardBuilder:
         sha256, start = "", time.monotonic()
         if row.verdict is Verdict.ACCEPTED:
             data = encode(image, self._header.image_format)
-            durable.write(self._images / Path(self._file_name(row.seed)).name, [data])
+            files.write(self._images / Path(self._file_name(row.seed)).name, [data])
             sha256 = digest(data)
         if sampled:
             style = ImageFormat("jpeg", REVIEW_QUALITY, synthetic=self._header.image_format.synthetic)
-            durable.write(self._review / self._layout.review_image(row.seed).name, [encode(image, style)])
+            files.write(self._review / self._layout.review_image(row.seed).name, [encode(image, style)])
         self._times.add("encode", time.monotonic() - start, 1)
         return sha256
 
@@ -215,7 +215,7 @@ class ShardBuilder:
             return replace(row, file_name=self._file_name(row.seed), sha256=self._digests[row.seed])
         if not row.file_name:
             raise ValueError(f"seed {row.seed} is accepted but was not drawn")
-        durable.copy(self._layout.dataset / row.file_name, self._images / Path(row.file_name).name)
+        files.copy(self._layout.dataset / row.file_name, self._images / Path(row.file_name).name)
         return row
 
     def _drop_unused(self, names: set[str], sample: ReviewSample) -> None:
@@ -223,7 +223,7 @@ class ShardBuilder:
         unused = [path for path in self._images.iterdir() if path.name not in names]
         unused += [path for path in self._review.iterdir() if seed_of(path) not in sample.seeds]
         for path in unused:
-            durable.remove(path)
+            files.remove(path)
 
 
 def settle(layout: Layout, ready: Path) -> None:
@@ -231,14 +231,14 @@ def settle(layout: Layout, ready: Path) -> None:
     shard = int(ready.stem)
     if (ready / "seal.json").exists():
         for path in (*layout.derived, layout.seal(shard)):
-            durable.remove(path)
+            files.remove(path)
         if (ready / "images").exists():
-            durable.remove(layout.images(shard))
+            files.remove(layout.images(shard))
             if any((ready / "images").iterdir()):
-                durable.rename(ready / "images", layout.images(shard))
+                files.rename(ready / "images", layout.images(shard))
         for path in sorted((ready / "review").iterdir()):
-            durable.rename(path, layout.review / path.name)
+            files.rename(path, layout.review / path.name)
         if (ready / "ledger.parquet").exists():
-            durable.rename(ready / "ledger.parquet", layout.parquet(shard))
-        durable.rename(ready / "seal.json", layout.seal(shard))
-    durable.remove(ready)
+            files.rename(ready / "ledger.parquet", layout.parquet(shard))
+        files.rename(ready / "seal.json", layout.seal(shard))
+    files.remove(ready)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from qgate.dataset import durable
+from qgate import files
 from qgate.dataset.header import RunHeader
 from qgate.dataset.layout import Layout
 from qgate.dataset.ledger import Seal, digest, read_rows, read_seal, redo
@@ -45,7 +45,7 @@ def verify(root: Path) -> Verification:
     Reads the whole dataset. Raises OutputError where `root` holds no readable run or a run is under way.
     """
     layout, header = Layout(root), RunHeader.read(root)
-    lock = durable.lock(root)
+    lock = files.lock(root)
     try:
         return _verify(layout, header)
     finally:

@@ -74,13 +74,13 @@ def _embedded() -> dict[str, Opener]:
 
 
 def _open_mobile_stylegan(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:
-    from qgate.generators.embedded import EmbeddedGenerator
+    from qgate.generators.mobile_stylegan.generator import EmbeddedGenerator
 
     return EmbeddedGenerator(argument, settings, device)
 
 
 def _open_stylegan2(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:
-    from qgate.generators.stylegan2_ada import StyleGan2Generator
+    from qgate.generators.stylegan2.generator import StyleGan2Generator
 
     if argument is None:
         raise WeightsError("stylegan2-ada: give the network after the colon, for example stylegan2-ada:ffhq.pkl")

@@ -54,7 +54,7 @@ class Nonfinite(Sequence[str | None]):
 
     def __init__(self, means: Tensor) -> None:
         """means: (n,), of each candidate; finite only if every pixel is."""
-        from qgate.transfer import HostCopy
+        from qgate.runtime.transfer import HostCopy
 
         self._finite = HostCopy(means.isfinite())
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from qgate.errors import WeightsError
 from qgate.generators.base import Drawn, GeneratorInfo
-from qgate.latents import check_seed
 from qgate.records import REGIONS, Score
+from qgate.seeds import check_seed
 
 
 class FakeGenerator:

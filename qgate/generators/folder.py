@@ -11,7 +11,7 @@ from torch import Tensor
 from qgate.errors import ImageError
 from qgate.generators.base import Drawn, GeneratorInfo
 from qgate.images import check_image, list_images, read_image
-from qgate.latents import check_seed
+from qgate.seeds import check_seed
 
 LICENSE = "the terms of the judged images, which qgate does not know"
 

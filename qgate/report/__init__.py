@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qgate.dataset import durable
+from qgate import files
 from qgate.report import charts
 from qgate.report.data import SHEET, Face, read_ledger, read_rejected, read_run, summarize
 from qgate.report.pictures import contact_sheet, data_uri, heat_uri
@@ -149,5 +149,5 @@ def _spread(faces: list[Face], count: int) -> list[Face]:
 
 def _write(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
-    durable.write(part, [text.encode()])
-    durable.rename(part, path)
+    files.write(part, [text.encode()])
+    files.rename(part, path)

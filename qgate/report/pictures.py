@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from qgate.heat_picture import paint
+from qgate.gate.heat_picture import paint
 
 FORMATS = ("PNG", "JPEG", "WEBP")
 PAPER, INK = (255, 255, 255), (60, 60, 67)

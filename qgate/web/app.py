@@ -15,11 +15,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from qgate.agreement import measure
-from qgate.answers import NEVER_SHOWN, Answer, Decision, Mark, Purpose
 from qgate.errors import ImageError, LabelError
-from qgate.label_exchange import annotator_name
-from qgate.label_store import LabelStore
+from qgate.labels.agreement import measure
+from qgate.labels.answers import NEVER_SHOWN, Answer, Decision, Mark, Purpose
+from qgate.labels.exchange import annotator_name
+from qgate.labels.store import LabelStore
 from qgate.records import REGIONS
 from qgate.web.audit import Audit, audit
 from qgate.web.faces import Faces

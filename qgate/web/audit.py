@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from qgate.answers import Answer, Decision, Purpose
-from qgate.labels import Face
+from qgate.labels.answers import Answer, Decision, Purpose
+from qgate.labels.rows import Face
 from qgate.rates import CONFIDENCE, Rate, escape_rate
 
 

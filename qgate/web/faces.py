@@ -21,7 +21,7 @@ from qgate.dataset.header import RunHeader
 from qgate.dataset.layout import Layout
 from qgate.dataset.ledger import iter_rows
 from qgate.errors import ImageError, InputError, QgateError
-from qgate.labels import Face
+from qgate.labels.rows import Face
 from qgate.records import Row, Score, Verdict
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def generator_faces(name: str, psi: float, ranges: Sequence[tuple[int, int]], de
     """The faces of a generator's seeds, drawn when they are asked for."""
     from qgate.config import GeneratorSettings
     from qgate.generators import open_generator
-    from qgate.runtime import pick_device
+    from qgate.runtime.executor import pick_device
 
     generator = open_generator(GeneratorSettings(name=name, truncation_psi=psi), pick_device(device))
     if not generator.info.synthetic:

@@ -15,9 +15,9 @@ from itertools import islice
 
 import numpy as np
 
-from qgate.answers import NEVER_SHOWN, VOTES, Answer, Decision, Purpose
-from qgate.label_store import LabelStore
-from qgate.labels import Face
+from qgate.labels.answers import NEVER_SHOWN, VOTES, Answer, Decision, Purpose
+from qgate.labels.rows import Face
+from qgate.labels.store import LabelStore
 from qgate.web.faces import Faces
 
 LEASE_SECONDS = 300.0

@@ -7,10 +7,10 @@ import threading
 
 from torch import Tensor
 
-from qgate.classifier import load_gate
 from qgate.errors import ImageError
+from qgate.gate.open import load_gate
+from qgate.run.worker import Scorer
 from qgate.web.faces import Faces
-from qgate.worker import Scorer
 
 BATCH = 4
 """Faces at once: few, so that the page stays quick."""

@@ -19,10 +19,10 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from qgate.config import parse_seeds
 from qgate.errors import InputError
-from qgate.label_exchange import annotator_name
-from qgate.label_store import LabelStore
+from qgate.labels.exchange import annotator_name
+from qgate.labels.store import LabelStore
+from qgate.seeds import parse_seeds
 from qgate.web.app import Page, make_app, train_command
 from qgate.web.faces import Faces, folder_faces, generator_faces, run_faces
 from qgate.web.guard import Access

@@ -34,15 +34,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qgate.generators.mobile_stylegan import MobileStyleGan
-from qgate.generators.mobile_stylegan_fused import FusedMobileStyleGan
-from qgate.generators.stylegan2 import build
-from qgate.generators.stylegan2_fused import FusedBlock
-from qgate.generators.stylegan2_spec import Arrays, Spec, parameter_shapes
-from qgate.runtime_cuda import CudaExecutor
+from qgate.generators.mobile_stylegan.fused import FusedMobileStyleGan
+from qgate.generators.mobile_stylegan.network import MobileStyleGan
+from qgate.generators.stylegan2.fused import FusedBlock
+from qgate.generators.stylegan2.network import build
+from qgate.generators.stylegan2.spec import Arrays, Spec, parameter_shapes
+from qgate.runtime.cuda import CudaExecutor
 
 if TYPE_CHECKING:
-    from qgate.classifier import Gate  # the networks alone run where pydantic is not installed
+    from qgate.gate.classifier import Gate  # the networks alone run where pydantic is not installed
 
 H200_BOUND = {"stylegan2-ada": 4152.0, "mobile-stylegan": 16228.0}
 """Faces/s at 1024x1024 in bf16 where every layer reads and writes once."""
@@ -197,7 +197,7 @@ def measure(draw: Callable[[int], Any], batch: int, seconds: float, device: torc
 
 def find_gate(device: torch.device) -> Gate | None:
     try:
-        from qgate.classifier import load_gate
+        from qgate.gate.open import load_gate
     except ImportError as error:
         print(f"lacking for the gate: {error.name}; generation + scoring is left out", file=sys.stderr)
         return None

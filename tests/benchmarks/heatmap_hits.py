@@ -56,13 +56,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
-from qgate.bundle import DEFAULT, read_bundle
-from qgate.classifier import Gate, build_network
-from qgate.labels import Face, gather_votes
+from qgate.gate.bundle import DEFAULT, read_bundle
+from qgate.gate.classifier import Gate, build_network
+from qgate.labels.rows import Face, gather_votes
 from training.config import find, load_train_config
-from training.draw import draw_faces
-from training.sources import read_source
-from training.split import Split, split_rows
+from training.data.pixels import draw_faces
+from training.data.sources import read_source
+from training.data.split import Split, split_rows
 
 BOXES = """
 20002 1.4 1 8.6 2.4; 1.3 1.8 2.8 4.1; 7.2 8.6 10 10; 8 3.3 10 5

@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qgate.bundle import read_bundle
-from qgate.classifier import Gate
+from qgate.gate.bundle import read_bundle
+from qgate.gate.classifier import Gate
 from qgate.images import list_images, read_image
 from training.config import load_train_config
+from training.data.sources import read_sources
 from training.evaluate import unseen
-from training.judging import TIE, decided, score
-from training.metrics import purity_threshold
-from training.sources import read_sources
+from training.metrics.judged import TIE, decided, score
+from training.metrics.metrics import purity_threshold
 
 PURITIES = (0.90, 0.95, 0.98)
 

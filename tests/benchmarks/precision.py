@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from qgate.classifier import load_gate
 from qgate.config import GeneratorSettings
+from qgate.gate.open import load_gate
 from qgate.generators import open_generator
-from qgate.labels import gather_votes
+from qgate.labels.rows import gather_votes
 from training.config import find, load_train_config
-from training.sources import read_source
-from training.split import Split, split_rows
+from training.data.sources import read_source
+from training.data.split import Split, split_rows
 
 BATCH = 16
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-from qgate.generators import random_face
+from qgate.generators.mobile_stylegan import weights as random_face
 
 
 def compile_yardstick(wheel: Path, precision: str) -> Any:
@@ -49,7 +49,7 @@ def run_rate(count: int, threshold: float, seed_start: int, extra: list[str]) ->
         command = ["run", "--count", str(count), "--threshold", str(threshold), "--seed-start", str(seed_start)]
         start = time.perf_counter()
         done = subprocess.run(
-            [sys.executable, "-m", "qgate.cli", *command, "--output", f"{folder}/out", "--json", *extra],
+            [sys.executable, "-m", "qgate.cli.main", *command, "--output", f"{folder}/out", "--json", *extra],
             capture_output=True,
             text=True,
             cwd=folder,

@@ -18,12 +18,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 
-from qgate.bundle import DEFAULT, read_bundle
-from qgate.classifier import build_network
-from qgate.runtime import pick_precision
-from training.allocator import keep_freed_memory
-from training.depthwise import speed_up
-from training.fit import freeze
+from qgate.gate.bundle import DEFAULT, read_bundle
+from qgate.gate.classifier import build_network
+from qgate.runtime.executor import pick_precision
+from training.fitting.cpu import keep_freed_memory, speed_up
+from training.fitting.fit import freeze
 
 WAYS = ("given back", "kept")
 BATCH, WARM_UP, FROZEN_STAGES = 16, 2, 2

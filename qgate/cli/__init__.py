@@ -1,0 +1,1 @@
+"""The command line: arguments -> one call each. Heavy imports wait for a command."""

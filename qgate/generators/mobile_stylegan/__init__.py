@@ -1,0 +1,1 @@
+"""`mobile-stylegan`, the embedded default generator: its weights, its network in two forms, and the generator."""

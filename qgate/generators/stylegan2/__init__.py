@@ -1,0 +1,1 @@
+"""`stylegan2-ada`: networks of the user's own, from their files to pixels."""

@@ -1,0 +1,1 @@
+"""One run: settings in, a finished dataset out."""

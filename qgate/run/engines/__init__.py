@@ -1,0 +1,1 @@
+"""Where the shards of a run are worked on: one file for each kind of place."""

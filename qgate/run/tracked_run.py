@@ -1,0 +1,74 @@
+"""How a run goes: told to people while it does, and mirrored to MLflow. Neither ever stops or slows it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from qgate.config import RunConfig
+from qgate.dataset.folder import RunFolder
+from qgate.progress import RunProgress
+from qgate.records import Tally
+from qgate.report import report_metrics, write_figures
+from qgate.tracking.tracker import TrackedWork, Tracker, run_key, track
+
+EXPERIMENT = "qgate-run"
+
+METRIC_SECONDS = 10.0
+"""Least time between two points of the curves in MLflow."""
+
+
+class Watch(TrackedWork):
+    """Progress and MLflow run of one run, a context."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, device: str) -> None:
+        self.progress = RunProgress(folder.header.count, folder.header.max_candidates)
+        self._folder = folder
+        super().__init__(_track(config, folder, device) if config.tracking.enabled else Tracker())
+        self._said = time.monotonic()
+
+    def update(self, tally: Tally) -> None:
+        """Take notice of the verdicts so far, sealed and in work."""
+        self.progress.update(tally)
+        now = time.monotonic()
+        if now - self._said >= METRIC_SECONDS:
+            self._said = now
+            counts = {"judged": tally.judged, "accepted": tally.accepted, "rejected": tally.rejected}
+            rates = {"yield": tally.accepted / max(tally.judged, 1), **self._stage_rates()}
+            self.tracker.metrics({**counts, "failed": tally.failed, **rates}, tally.judged)
+
+    def finish(self, report: dict[str, Any], rate: float) -> str | None:
+        """Deliver the end of the run; returns the MLflow run id, None where there is none.
+
+        report: as `write_report` returns it. rate: candidates per second of this command.
+        """
+        output = self._folder.layout.root
+        artifacts = [(output / name, "") for name in ("run.json", "report.html", "report.json")]
+        if self.tracker.scratch is not None:
+            artifacts += [(path, "figures") for path in write_figures(output, self.tracker.scratch)]
+        metrics = {**report_metrics(report), **self._stage_rates(), "candidates_per_second": rate}
+        return self.tell(self.tracker.finish("FINISHED", metrics, artifacts, step=int(report["judged"])))
+
+    def _stage_rates(self) -> dict[str, float]:
+        """Throughput by stage; the slowest one sets the pace."""
+        rates = self._folder.times.rates()
+        return {f"stage.{stage}.candidates_per_second": rate for stage, rate in rates.items()}
+
+
+def _track(config: RunConfig, folder: RunFolder, device: str) -> Tracker:
+    header = folder.header
+    sections = {name: values for name, values in config.model_dump().items() if isinstance(values, dict)}
+    settings = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
+    facts = {
+        "gate": config.gate,
+        "generator.digest": header.generator.digest[:12],
+        "gate.digest": header.gate.digest[:12],
+    }
+    return track(
+        experiment=EXPERIMENT,
+        key=run_key(folder.layout.root, header.scoring_digest),
+        name=folder.layout.root.name,
+        params={**settings, **facts, "compute.device": device, "compute.cores": os.cpu_count()},
+        tags={"qgate.output": str(folder.layout.root.absolute()), "qgate.scoring": header.scoring_digest},
+    )

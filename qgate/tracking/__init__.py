@@ -1,0 +1,1 @@
+"""MLflow, at arm's length: the tracker that a run talks to, and the child process that talks to MLflow."""

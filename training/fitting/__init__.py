@@ -1,0 +1,1 @@
+"""A network that learns: first weights, augmentation, steps, and the state of an unfinished training."""

@@ -1,0 +1,95 @@
+"""Labelled faces and what a gate says of them, side by side: what every figure is made from. Knows no files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from qgate.errors import QgateError
+from qgate.gate.classifier import Gate
+from qgate.records import REGIONS
+from training.data.pixels import Pixels, Say
+from training.data.sources import Sample
+from training.data.tables import Contents
+from training.data.targets import Floats
+from training.metrics.metrics import Bools, both_kinds
+
+AT_ONCE = 32
+TIE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Faces of which the votes decide, and their scores; rows in one order throughout.
+
+    rows: their positions among all samples.
+    clean: bool (n,), what most votes say. severity: (n,), mean of the votes, 0..3.
+    agreed: bool (n,), whether two or more annotators voted, and all the same of artifact or not.
+    regions: bool (n, regions), named by at least half of the votes.
+    prob: (n,), clean_prob 0..1, higher is better.
+    psi: (n,), NaN for image files. source: where each was labelled.
+    contents: what is known to be in each picture; None where nobody looked.
+    """
+
+    rows: list[int]
+    clean: Bools
+    severity: Floats
+    agreed: Bools
+    regions: Bools
+    prob: Floats
+    psi: Floats
+    source: list[str]
+    contents: list[frozenset[str] | None]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def both_kinds(self) -> bool:
+        return both_kinds(self.clean)
+
+
+def decided(samples: Sequence[Sample], rows: Sequence[int]) -> list[int]:
+    """Those of the rows whose votes are no tie."""
+    return [row for row in rows if samples[row].clean_votes != TIE]
+
+
+def join(samples: Sequence[Sample], rows: Sequence[int], prob: Floats, contents: Contents) -> Judged:
+    """Scores beside labels. rows: without ties, see `decided`; prob: (rows,)."""
+    faces = [samples[row] for row in rows]
+    return Judged(
+        rows=list(rows),
+        clean=np.array([face.clean_votes > TIE for face in faces], bool),
+        severity=np.array([np.mean([vote.severity for vote in face.votes]) for face in faces], float),
+        agreed=np.array([_agreed(face) for face in faces], bool),
+        regions=np.array([_named(face) for face in faces], bool).reshape(-1, len(REGIONS)),
+        prob=prob,
+        psi=np.array([np.nan if face.face.file_name else face.face.psi for face in faces], float),
+        source=[face.source for face in faces],
+        contents=[contents.get(face.face) for face in faces],
+    )
+
+
+def score(gate: Gate, pixels: Pixels, rows: Sequence[int], say: Say) -> Floats:
+    """clean_prob of faces as the gate judges them, (n,)."""
+    probs: list[float] = []
+    for start in range(0, len(rows), AT_ONCE):
+        images = torch.from_numpy(pixels[rows[start : start + AT_ONCE]])
+        for found in gate.score(images):
+            if found.clean_prob is None:
+                raise QgateError(f"a face could not be judged ({found.fault}): the training went wrong")
+            probs.append(found.clean_prob)
+        say(f"judging {len(probs)} of {len(rows)} faces", done=len(probs), total=len(rows))
+    return np.array(probs)
+
+
+def _agreed(sample: Sample) -> bool:
+    return len({vote.annotator for vote in sample.votes}) > 1 and sample.clean_votes in (0.0, 1.0)
+
+
+def _named(sample: Sample) -> list[bool]:
+    named: list[Collection[str]] = [vote.regions for vote in sample.votes]
+    return [2 * sum(region in regions for regions in named) >= len(named) for region in REGIONS]

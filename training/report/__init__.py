@@ -1,0 +1,1 @@
+"""The report of a training: curves, pictures and the page."""
