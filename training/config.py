@@ -7,6 +7,7 @@ leave open (architecture, preprocessing, splits, license) from the card of that 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from qgate.config import Settings, TrackingSettings, merge_values, validate
 from qgate.errors import ConfigError
-from qgate.gate.bundle import CARD, DEFAULT, Architecture, GateCard, read_bundle
+from qgate.gate.bundle import CARD, DEFAULT, WHOLE_LOOK, Architecture, GateCard, Look, read_bundle
 from qgate.gate.preprocess import Preprocessing
 
 HOME = Path(__file__).parent.parent
@@ -26,11 +27,35 @@ CONTENTS = "training/labels/contents.csv"
 SHIPPED_GENERATORS = {"random-face-2021.7.21.1": "mobile-stylegan"}
 """Name in the shipped rows -> generator that draws their faces."""
 
-FROM_GATE = ("architecture", "preprocessing", "license")
+PICTURES = "pictures:"
+"""How the paths of sources begin that lie in the folder `pictures`."""
+
+FROM_GATE = ("looks", "license")
 """What a training that starts from a gate takes from it, where the settings say nothing."""
 
 REFINE = {"epochs": 3, "learning_rate": 1e-4}
 """Of the optimiser, where a gate is refined and the settings say nothing: few and small steps."""
+
+
+class Use(StrEnum):
+    """What the faces of a source are for; where a face is in several sources, the last of these decides."""
+
+    LEARN = "learn"
+    APART = "apart"
+    ALL = "all"
+    JUDGE = "judge"
+
+
+class LookSettings(Look):
+    """A look of the gate, and how it is trained where it is not as all others are."""
+
+    pretrained: str | None = Field(None, min_length=1, description="its first weights; null: as `pretrained` says")
+    epochs: int | None = Field(None, ge=1, description="null: as the optimiser says")
+
+    @property
+    def look(self) -> Look:
+        """What stands in the bundle."""
+        return Look.model_validate(self.model_dump(include=set(Look.model_fields)))
 
 
 class SourceSettings(Settings):
@@ -43,9 +68,23 @@ class SourceSettings(Settings):
     limit: int | None = Field(
         None, ge=8, description="take only so many faces, chosen by their hash, every split and kind; null: all"
     )
-    learn_only: bool = Field(
-        False, description="all its faces are trained on and none is judged by: for faces that are no random sample"
+    use: Use = Field(
+        Use.ALL,
+        description="all: split by hash; learn: all trained on, for faces that are no random sample; judge: none "
+        "trained on; apart: split by hash, but what is held out neither calibrates nor counts in the gate's figures",
     )
+    trust: float = Field(
+        1.0, gt=0, le=1, description="how far its votes are believed; at 0.8 a sure one teaches 0.9 instead of 1"
+    )
+    severity: int | None = Field(
+        None, ge=0, le=3, description="of every picture in the folder that path then is; null: folders or rows say it"
+    )
+    root: str | None = Field(None, description="folder that file names in the rows are relative to; null: that of path")
+
+    @property
+    def needs_pictures(self) -> bool:
+        """Whether it lies in the folder of pictures that do not come with qgate."""
+        return any(place.startswith(PICTURES) for place in (self.path, self.root or ""))
 
 
 class SplitSettings(Settings):
@@ -84,7 +123,8 @@ class AugmentSettings(Settings):
     rotation: float = Field(0.0, ge=0, le=45, description="largest rotation, degrees")
     zoom: float = Field(0.0, ge=0, lt=0.5, description="largest change of size; what comes in at the edge is mirrored")
     shift: float = Field(0.0, ge=0, lt=0.5, description="largest shift, as a share of the side")
-    rescaled: float = Field(0.0, ge=0, le=1, description="share shrunk, to half at most, and enlarged again")
+    rescaled: float = Field(0.0, ge=0, le=1, description="share shrunk, to `smallest` at most, and enlarged again")
+    smallest: float = Field(0.5, gt=0.1, le=1, description="coarsest resolution, as a share of the input's")
     jpeg: float = Field(0.0, ge=0, le=1, description="share compressed as JPEG of quality 40 to 95")
     noise: float = Field(0.0, ge=0, le=1, description="share with added noise, up to 8 levels of 255")
 
@@ -149,8 +189,17 @@ class TrainConfig(Settings):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of order, augmentation and the last layer's first weights")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    preprocessing: Preprocessing = Preprocessing(size=384, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    architecture: Architecture = Architecture(backbone="tf_efficientnet_lite0", arguments={"global_pool": "catavgmax"})
+    looks: tuple[LookSettings, ...] = Field(
+        (
+            LookSettings(
+                name=WHOLE_LOOK,
+                architecture=Architecture(backbone="tf_efficientnet_lite0", arguments={"global_pool": "catavgmax"}),
+                preprocessing=Preprocessing(size=384, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+            ),
+        ),
+        min_length=1,
+        description="networks that see a face one after another, each with its part of the picture",
+    )
     pretrained: str = Field(
         "default",
         min_length=1,
@@ -163,6 +212,12 @@ class TrainConfig(Settings):
         description="recipe beside this one whose output is `pretrained`: trained first where that is not there yet",
     )
     splits: SplitSettings = SplitSettings()
+    pictures: str | None = Field(
+        None,
+        min_length=1,
+        description="folder of pictures that do not come with qgate; sources that begin with "
+        f"{PICTURES} lie in it and are left out where it is not given",
+    )
     folds: int = Field(0, ge=0, le=20, description="train so many models more for cross-validated figures; 0: none")
     resamples: int = Field(2000, ge=20, description="of the bootstrap behind the figures' 95 % intervals")
     tracking: TrackingSettings = TrackingSettings()
@@ -211,7 +266,7 @@ class TrainConfig(Settings):
 
     def fit_facts(self) -> dict[str, Any]:
         """All that decides the weights besides the labels and the machine."""
-        names = {"seed", "preprocessing", "architecture", "pretrained", "splits", "targets", "augment", "optimiser"}
+        names = {"seed", "looks", "pretrained", "splits", "targets", "augment", "optimiser"}
         return self.model_dump(mode="json", include=names)
 
 
@@ -229,14 +284,21 @@ def load_train_config(
     card = None if values.get("after") and not gate_is_there(first) else first_gate(first)
     if card is None:
         return validate(TrainConfig, values)
-    for name in FROM_GATE:
-        values.setdefault(name, getattr(card, name))
+    for name, value in card.model_dump(mode="json", include=set(FROM_GATE)).items():
+        values.setdefault(name, value)
     values.setdefault("splits", gate_splits(card))
     if isinstance(optimiser := values.setdefault("optimiser", {}), dict):
         values["optimiser"] = REFINE | optimiser
     config = validate(TrainConfig, values)
     _check_first_gate(config, card)
     return config
+
+
+def find_pictures(path: str, config: TrainConfig) -> Path:
+    """As `find`; what begins with `PICTURES` lies in the folder of pictures that do not come with qgate."""
+    if path.startswith(PICTURES) and config.pictures is not None:
+        return Path(config.pictures) / path.removeprefix(PICTURES)
+    return find(path)
 
 
 def find(path: str) -> Path:
@@ -267,11 +329,13 @@ def _check_first_gate(config: TrainConfig, card: GateCard) -> None:
     if config.splits != (splits := gate_splits(card)):
         raise ConfigError(
             f"splits = {config.splits.model_dump()}: the gate {card.name} was trained with {splits.model_dump()}, and "
-            "other splits would test on faces that it learned from; leave them away, or start from other weights"
+            "other splits would test on faces that it learned from; drop them, or start from other weights"
         )
-    if config.architecture != card.architecture:
-        raise ConfigError(
-            f"architecture.backbone = {config.architecture.backbone!r}: the gate {card.name} is "
-            f"{card.architecture.backbone} {card.architecture.arguments}; leave the architecture away to refine that "
-            "gate, or set pretrained to other weights, for example hub"
-        )
+    for look in config.looks:
+        theirs = card.look_like(look.name).architecture
+        if look.pretrained is None and look.architecture != theirs:
+            raise ConfigError(
+                f"looks.{look.name}.architecture.backbone = {look.architecture.backbone!r}: the gate {card.name} is "
+                f"{theirs.backbone} {theirs.arguments}; drop the architecture to refine that gate, or set pretrained "
+                "to other weights, for example hub"
+            )

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.special import expit
 
 from qgate.errors import LabelError
-from training.data.pixels import Pixels
+from training.config import Use
+from training.data.pixels import Views
 from training.data.split import Split, fold_of
 from training.data.targets import Floats
 from training.fitting.fit import predict
 from training.metrics.judged import Judged, join
-from training.metrics.metrics import fit_platt
+from training.metrics.metrics import fit_calibration
 from training.pipeline import Training
 
 NOWHERE = -1
@@ -30,9 +30,11 @@ class CrossValidation:
         """Raises LabelError where the faces are too few for so many folds."""
         self._training, self._folds = training, training.config.folds
         samples = training.samples
-        self._pool = sorted(row for split in Split if split is not Split.TEST for row in training.rows[split])
-        self._judged = np.array([not sample.learn_only for sample in samples])
-        judged = {sample.identity for sample in samples if not sample.learn_only}
+        self._pool = sorted(
+            row for split in (Split.TRAIN, Split.CALIBRATION, Split.VALIDATION) for row in training.rows[split]
+        )
+        self._judged = np.array([sample.use in (Use.ALL, Use.JUDGE) for sample in samples])
+        judged = {sample.identity for sample, here in zip(samples, self._judged, strict=True) if here}
         self._fold = np.array(
             [fold_of(sample.identity, self._folds) if sample.identity in judged else NOWHERE for sample in samples]
         )
@@ -55,30 +57,29 @@ class CrossValidation:
                     f"--folds {self._folds}: {len(self._pool)} faces are too few for so many; give fewer, or label more"
                 )
 
-    def run(self, pixels: Pixels) -> Judged:
-        """Scores of all faces whose votes are no tie, each calibrated on the other folds.
+    def run(self, views: Views) -> Judged:
+        """Scores of all faces whose votes are no tie, given every look, each calibrated on the other folds.
 
         Where a gate is refined, which may have learned from the shipped labels, those faces are left out.
         """
         training = self._training
-        logits = np.full(len(training.samples), np.nan)
+        logits = np.full((len(training.samples), len(training.config.looks)), np.nan)
         for number in range(self._folds):
             held, _ = self._parts(number)
-            logits[held] = self._out_of_fold(number, pixels)
-        prob = np.full(len(logits), np.nan)
+            logits[held] = self._out_of_fold(number, views)
+        prob = np.full(len(logits), np.nan, np.float32)
         for number in range(self._folds):
             held, others = self._parts(number)
             others = [row for row in others if self._judged[row]]
-            slope, offset = fit_platt(logits[others], training.targets.clean_votes[others])
-            prob[held] = expit(slope * logits[held] + offset)
-        return join(training.samples, self._shown, prob[self._shown], training.contents)
+            prob[held] = fit_calibration(logits[others], training.targets.clean_votes[others]).prob(logits[held])
+        return join(training.samples, self._shown, prob[self._shown].astype(float), training.contents)
 
     def _parts(self, number: int) -> tuple[list[int], list[int]]:
         held = [row for row in self._pool if self._fold[row] == number and self._judged[row]]
         return held, [row for row in self._pool if self._fold[row] != number]
 
-    def _out_of_fold(self, number: int, pixels: Pixels) -> Floats:
-        """Logits of a fold's faces by a network that learned from the others; kept until all is done."""
+    def _out_of_fold(self, number: int, views: Views) -> Floats:
+        """Logits of a fold's faces by looks that learned from the others, (n, looks); kept until all is done."""
         training, (held, others) = self._training, self._parts(number)
         part = f"fold {number + 1} of {self._folds}, "
         state = training.checkpoint(part + "logits")
@@ -86,8 +87,12 @@ class CrossValidation:
         if known is None:
             train = [row for row in others if row not in self._validation]
             watched = [row for row in others if row in self._validation]
-            network = training.fit_rows(pixels, train, watched, part).network
-            known = {"logits": torch.from_numpy(predict(network, training.config, pixels, held, training.say))}
+            fitted, config = training.fit_rows(views, train, watched, part), training.config
+            columns = [
+                predict(fitted[look.name].network, config, look, pixels, held, training.say)
+                for look, pixels in zip(config.looks, views, strict=True)
+            ]
+            known = {"logits": torch.from_numpy(np.stack(columns, 1))}
             state.save(known)
         found: Floats = known["logits"].numpy()
         return found

@@ -90,18 +90,17 @@ def unseen(labels: LabelSet, bundles: Sequence[Bundle], within: Collection[str] 
     return [
         row
         for row, sample in enumerate(labels.samples)
-        if not sample.learn_only
-        and sample.identity not in learned
-        and all(split_of(sample.identity, split) in within for split in splits)
+        if sample.identity not in learned
+        and all(split_of(sample.identity, split, sample.use) in within for split in splits)
     ]
 
 
 def judge(bundle: Bundle, labels: LabelSet, config: TrainConfig, say: Say) -> Judged:
-    """What a gate says of labelled faces (none a tie), which are drawn or read as its preprocessing wants."""
+    """What a gate says of labelled faces (none a tie), which are drawn or read as its looks want them."""
     device = pick_device(config.device)
-    pixels = labels.pixels(bundle.card.preprocessing, device, say)
+    views = labels.views([look.preprocessing for look in bundle.card.looks], device, say)
     rows = range(len(labels.samples))
-    return join(labels.samples, rows, score(Gate(bundle, str(device)), pixels, rows, say), contents_of(config))
+    return join(labels.samples, rows, score(Gate(bundle, str(device)), views, rows, say), contents_of(config))
 
 
 def _cells(found: dict[str, Any]) -> dict[str, str]:
@@ -114,10 +113,10 @@ def _cells(found: dict[str, Any]) -> dict[str, str]:
             figure = {"value": row[name], "interval": row[f"{name}_interval"]}
             cells[f"{name} at {row['threshold']}"] = _in_words(figure)
     at = found["at_threshold"]
-    for thing, share in at["false_rejects_by_contents"].items():
-        if share is not None:
-            name = f"clean rejected at {at['threshold']}, {thing}"
-            cells[name] = f"{_in_words(share)} {share['hits']} of {share['faces']}"
+    for thing, share in at["clean_accepted_by_contents"].items():
+        cells[f"clean accepted at {at['threshold']}, {thing}"] = (
+            f"{_in_words(share)} {share['hits']} of {share['faces']}"
+        )
     return cells
 
 

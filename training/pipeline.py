@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,27 +17,37 @@ from scipy.special import expit
 from torch import Tensor, nn
 
 from qgate.config import canonical_digest
-from qgate.errors import ConfigError, LabelError, QgateError
-from qgate.gate.bundle import Bundle, GateCard, read_bundle, write_bundle
+from qgate.errors import ConfigError, LabelError
+from qgate.gate.bundle import Bundle, Calibration, GateCard, read_bundle, write_bundle
 from qgate.gate.classifier import Gate, build_network
 from qgate.labels.rows import Face
 from qgate.runtime.executor import pick_device
-from training.config import TrainConfig, find, first_gate
+from training.config import LookSettings, TrainConfig, find, first_gate
 from training.data.lineage import learned_only, only_learned_sources, taught_facts
-from training.data.pixels import Pixels, Say, draw_faces
+from training.data.pixels import Pixels, Say, Views, draw_faces
 from training.data.sources import MACHINES, LabelSet, is_shipped, read_sources
-from training.data.split import Split, split_rows
+from training.data.split import JUDGING, Split, split_rows
 from training.data.tables import contents_of
-from training.data.targets import Floats, Targets, make_targets
+from training.data.targets import Targets, make_targets
 from training.data.taught import read_taught
 from training.fitting.checkpoint import Checkpoint
 from training.fitting.fit import Fitted, fit, predict
-from training.metrics.figures import figures
-from training.metrics.judged import Judged, decided, join, score
-from training.metrics.metrics import Bools, auroc, brier, fit_platt, lean_on, threshold_table, to_logits
+from training.metrics.figures import apart_figures, figures
+from training.metrics.judged import Judged, decided, join, look_logits, score
+from training.metrics.metrics import Bools, auroc, brier, fit_calibration, lean_on, threshold_table
+from training.metrics.tone import tones
 
 EpochSeen = Callable[[int, dict[str, float]], None]
 """Called after each epoch with its number from 1 and the figures on the validation faces."""
+
+RECIPE = {"seed", "splits", "looks", "targets", "augment", "optimiser"}
+"""What the card keeps of the settings."""
+
+Networks = dict[str, nn.Module]
+"""Name of a look -> its network."""
+
+States = dict[str, dict[str, Tensor]]
+"""Name of a look -> the state dict of its network."""
 
 T = TypeVar("T")
 
@@ -48,68 +60,82 @@ class Training:
         self.config, self.say = config, say
         self.device = pick_device(config.device)
         self.first: GateCard | None = first_gate(config.pretrained)
-        _check_network(config)  # before any face is drawn
+        _check_networks(config)  # before any face is drawn
         self.contents = contents_of(config)
         self.labels: LabelSet = read_sources(config, say).learned(learned_only(self.first))
         self.samples = self.labels.samples
         shown = [self.contents.get(sample.face) for sample in self.samples]
-        self.targets: Targets = make_targets([sample.votes for sample in self.samples], shown, config.targets)
+        votes, trusts = ([getattr(sample, name) for sample in self.samples] for name in ("votes", "trust"))
+        self.targets: Targets = make_targets(votes, trusts, shown, config.targets)
         self.rows = split_rows(
             [sample.identity for sample in self.samples],
             config.splits,
-            [sample.learn_only for sample in self.samples],
+            [sample.use for sample in self.samples],
         )
         self.taught = self._read_taught()
         self._taught_facts = config.taught and taught_facts(config.taught)  # now: it may change meanwhile
-        for split in Split:
+        for split in (Split.TRAIN, *JUDGING):
             clean, _ = self.decided(self.rows[split])
             if len(clean) == 0 or clean.all() or not clean.any():
                 raise LabelError(
                     f"labels: the {split} split ({len(self.samples)} faces in all) has {int(clean.sum())} clean faces "
                     f"and {int((~clean).sum())} artifacts; both kinds are needed: label more faces"
                 )
-        self.validation: list[dict[str, float]] = []
-        self.epoch = 0
+        self.validation: dict[str, list[dict[str, float]]] = {}
+        self.epoch: dict[str, int] = {}
         self._checkpoints: list[Checkpoint] = []
         self.seconds: dict[str, float] = {}
-        self.platt = (1.0, 0.0)
 
-    def draw(self) -> Pixels:
-        """Pixels of all labelled faces, and of those that other gates teach after them, from the cache or drawn now."""
+    def draw(self) -> Views:
+        """What the looks see of all labelled faces, and of those that other gates teach after them, cached or drawn."""
         return self._timed("drawing", self._draw)
 
-    def fit(self, pixels: Pixels, epoch_seen: EpochSeen | None = None) -> nn.Module:
+    def fit(self, views: Views, epoch_seen: EpochSeen | None = None) -> Networks:
         """Train on the train split, where a face stands as often as it weighs."""
-
         train, validation = self.rows[Split.TRAIN], self.rows[Split.VALIDATION]
         seen = epoch_seen or (lambda epoch, found: None)
-        fitted = self._timed("fitting", lambda: self.fit_rows(pixels, train, validation, "", seen))
-        self.validation, self.epoch = fitted.history, fitted.epoch
-        return fitted.network
+        fitted = self._timed("fitting", lambda: self.fit_rows(views, train, validation, "", seen))
+        self.validation = {name: part.history for name, part in fitted.items()}
+        self.epoch = {name: part.epoch for name, part in fitted.items()}
+        return {name: part.network for name, part in fitted.items()}
 
     def fit_rows(
         self,
-        pixels: Pixels,
+        views: Views,
         train: Sequence[int],
         validation: Sequence[int],
         part: str,
         seen: EpochSeen = lambda epoch, found: None,
-    ) -> Fitted:
-        """Train on some rows, watched on others; a killed training of the same `part` goes on."""
-        clean, judged = self.decided(validation)
-
-        def note(epoch: int, network: nn.Module) -> dict[str, float]:
-            logits = predict(network, self.config, pixels, judged, self.say)
-            found = {"auroc": auroc(clean, logits), "brier": brier(clean, expit(logits))}
-            self.say(f"{part}epoch {epoch}: AUROC {found['auroc']:.4f} on {len(judged)} validation faces", True)
-            found = {name: round(value, 5) for name, value in found.items()}
-            seen(epoch, found)
-            return found
-
+    ) -> dict[str, Fitted]:
+        """Train the looks on some rows, watched on others; a killed training of the same `part` goes on."""
         weighted = [row for row in train for _ in range(self.samples[row].weight)]
-        weighted += range(len(self.samples), len(pixels))
-        state = self.checkpoint(part)
-        return fit(self.config, pixels, self.targets, weighted, self.device, self.say, note, checkpoint=state)
+        weighted += range(len(self.samples), len(views[0]))
+        fitted = {}
+        for look, pixels in zip(self.config.looks, views, strict=True):
+            note = functools.partial(self._note, look, pixels, validation, part, seen)
+            state = self.checkpoint(f"{part}{look.name}")
+            fitted[look.name] = fit(
+                self.config, look, pixels, self.targets, weighted, self.device, self.say, note, checkpoint=state
+            )
+        return fitted
+
+    def _note(
+        self,
+        look: LookSettings,
+        pixels: Pixels,
+        rows: Sequence[int],
+        part: str,
+        seen: EpochSeen,
+        epoch: int,
+        network: nn.Module,
+    ) -> dict[str, float]:
+        """Figures of a look alone on the validation faces after an epoch."""
+        clean, rows = self.decided(rows)
+        logits = predict(network, self.config, look, pixels, rows, self.say)
+        found = {"auroc": round(auroc(clean, logits), 5), "brier": round(brier(clean, expit(logits)), 5)}
+        self.say(f"{part}{look.name}, epoch {epoch}: AUROC {found['auroc']:.4f} on {len(rows)} validation faces", True)
+        seen(epoch, {f"{look.name}.{name}": value for name, value in found.items()})
+        return found
 
     def doubt(self, rows: Sequence[int]) -> None:
         """These faces, whose label is probably wrong, count less in what is fitted from now on."""
@@ -141,29 +167,27 @@ class Training:
         """Whether a face comes from the labels that come with qgate."""
         return is_shipped(self.samples[row].source)
 
-    def write(self, network: nn.Module, pixels: Pixels, output: Path) -> tuple[GateCard, Judged]:
+    def write(self, networks: Networks, views: Views, output: Path) -> tuple[GateCard, Judged]:
         """Calibrate, judge the test faces with the bundle as it is shipped, write it with its figures."""
-        state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
-        rows = self.rows[Split.CALIBRATION]
-        probs = self._judge(state, self._card(), pixels, rows)
-        logits, votes = to_logits(probs), self.targets.clean_votes[rows]
-        if self.first is not None:
-            votes = lean_on(self.first.calibration, logits, votes)
-        self.platt = slope, _ = fit_platt(logits, votes)
-        if slope <= 0:
-            raise QgateError("the network learned nothing: its logits do not rise with clean votes; train longer")
-        card = self._card()
-        _, rows = self.decided(self.rows[Split.TEST])
-        judged = join(self.samples, rows, self._judge(state, card, pixels, rows), self.contents)
-        card["figures"] = {"split": "test", **figures(judged, self.config.resamples)}
+        states = {
+            name: {key: tensor.detach().cpu() for key, tensor in network.state_dict().items()}
+            for name, network in networks.items()
+        }
+        card = {**self._card(), "calibrations": self._calibrate(states, views)}
+        with self._gate(states, card) as gate:
+            judged, apart = (self._judge(gate, views, self.rows[split]) for split in (Split.TEST, Split.APART))
+        card["figures"] = {
+            "split": "test",
+            **figures(judged, self.config.resamples),
+            "apart": apart_figures(apart, self.config.resamples),
+        }
         card["thresholds"] = threshold_table(judged.clean, judged.prob)
-        write_bundle(output, state, card)
+        write_bundle(output, states, card)
         return read_bundle(output).card, judged
 
-    def judge(self, bundle: Bundle, pixels: Pixels, rows: Sequence[int]) -> Judged:
-        """What a gate of the same preprocessing says of some rows."""
-        _, rows = self.decided(rows)
-        return join(self.samples, rows, score(Gate(bundle, self.config.device), pixels, rows, self.say), self.contents)
+    def judge(self, bundle: Bundle, views: Views, rows: Sequence[int]) -> Judged:
+        """What a gate of the same looks says of some rows."""
+        return self._judge(Gate(bundle, self.config.device), views, rows)
 
     def decided(self, rows: Sequence[int]) -> tuple[Bools, list[int]]:
         """Whether clean, and the rows, of those faces whose votes are no tie."""
@@ -188,24 +212,47 @@ class Training:
         self.targets = self.targets.mixed(said, settings.share).followed_by(np.array(list(kept.values())))
         return list(kept)
 
-    def _draw(self) -> Pixels:
-        pixels = self.labels.pixels(self.config.preprocessing, self.device, self.say)
-        return Pixels(pixels.paths + draw_faces(self.taught, self.config.preprocessing, self.device, self.say))
+    def _draw(self) -> Views:
+        looks = [look.preprocessing for look in self.config.looks]
+        labelled = self.labels.views(looks, self.device, self.say)
+        taught = draw_faces(self.taught, looks, self.device, self.say)
+        return tuple(Pixels(pixels.paths + more) for pixels, more in zip(labelled, taught, strict=True))
 
-    def _judge(self, state: dict[str, Tensor], card: dict[str, Any], pixels: Pixels, rows: Sequence[int]) -> Floats:
-        """clean_prob of the faces, as a bundle of these weights and this card says, (n,)."""
+    def _calibrate(self, states: States, views: Views) -> tuple[Calibration, ...]:
+        """One after the other, each on the calibration faces that would come to its look."""
+        looks, rows = self.config.looks, self.rows[Split.CALIBRATION]
+        blank = tuple(Calibration(weights=(1.0,) * (number + 1), offset=0.0) for number in range(len(looks)))
+        with self._gate(states, {**self._card(), "calibrations": blank}) as gate:
+            logits = look_logits(gate, views, rows, self.say)
+        votes, asked, prob = self.targets.clean_votes[rows], np.arange(len(rows)), np.ones(len(rows), np.float32)
+        alike = self.first is not None and [look.name for look in self.first.looks] == [look.name for look in looks]
+        found: list[Calibration] = []
+        for number, look in enumerate(looks):
+            asked = asked[prob[asked] >= look.ask_from]
+            part, said = logits[asked, : number + 1], votes[asked]
+            if self.first is not None and alike:
+                said = lean_on(self.first.calibrations[number], part, said)
+            found.append(fit_calibration(part, said))
+            prob = found[-1].prob(logits[:, : number + 1])
+        return tuple(found)
+
+    def _judge(self, gate: Gate, views: Views, rows: Sequence[int]) -> Judged:
+        _, rows = self.decided(rows)
+        prob = score(gate, views, rows, self.say)
+        return join(self.samples, rows, prob, self.contents, tones(views[0], rows))
+
+    @contextmanager
+    def _gate(self, states: States, card: dict[str, Any]) -> Iterator[Gate]:
+        """A gate as a bundle of these weights and this card is one."""
         with tempfile.TemporaryDirectory() as folder:
-            write_bundle(Path(folder), state, card)
-            gate = Gate(read_bundle(Path(folder)), self.config.device)
-        return score(gate, pixels, rows, self.say)
+            write_bundle(Path(folder), states, card)
+            yield Gate(read_bundle(Path(folder)), self.config.device)
 
     def _card(self) -> dict[str, Any]:
-        config, first, slope_offset = self.config, self.first, self.platt
+        config, first = self.config, self.first
         return {
             "name": config.gate_name,
-            "architecture": config.architecture,
-            "preprocessing": config.preprocessing,
-            "calibration": dict(zip(("slope", "offset"), slope_offset, strict=True)),
+            "looks": [look.look for look in config.looks],
             "notes": f"{config.label_note or self._label_note()} {config.limits}",
             "license": config.license,
             "training": {
@@ -220,7 +267,7 @@ class Training:
                 "validation_by_epoch": self.validation,
                 "epoch": self.epoch,
                 "seconds": self.seconds,
-                "recipe": config.model_dump(mode="json", include={"seed", "splits", "targets", "augment", "optimiser"}),
+                "recipe": config.model_dump(mode="json", include=RECIPE),
             },
             "versions": {name: metadata.version(name) for name in ("qgate", "torch", "timm", "openvino", "numpy")},
         }
@@ -246,13 +293,15 @@ class Training:
 
 
 @torch.inference_mode()
-def _check_network(config: TrainConfig) -> None:
-    """Whether timm knows the backbone, and it takes images of the size it is to get. Raises ConfigError."""
-    network, size = build_network(config.architecture).eval(), config.preprocessing.size
-    try:
-        network(torch.zeros(1, 3, size, size))
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise ConfigError(
-            f"architecture.backbone = {config.architecture.backbone!r}: takes no images of {size} pixels ({error}); "
-            "set preprocessing.size, or architecture.arguments.img_size where the backbone has such"
-        ) from error
+def _check_networks(config: TrainConfig) -> None:
+    """Whether timm knows the backbones, and they take images of the size they are to get. Raises ConfigError."""
+    for look in config.looks:
+        network, size = build_network(look.architecture).eval(), look.preprocessing.size
+        try:
+            network(torch.zeros(1, 3, size, size))
+        except (AssertionError, RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"looks.{look.name}.architecture.backbone = {look.architecture.backbone!r}: takes no images of {size} "
+                f"pixels ({error}); set the look's preprocessing.size, or architecture.arguments.img_size where the "
+                "backbone has such"
+            ) from error

@@ -46,8 +46,9 @@ def teach_faces(gates: Sequence[str], faces: Iterable[Face], device: str, say: S
     asked = sorted(set(faces))
     logits = np.zeros(len(asked))
     for bundle in bundles:
-        pixels = Pixels(draw_faces(asked, bundle.card.preprocessing, pick_device(device), say))
-        logits += to_logits(score(Gate(bundle, device), pixels, range(len(asked)), say)) / len(bundles)
+        looks = [look.preprocessing for look in bundle.card.looks]
+        views = tuple(map(Pixels, draw_faces(asked, looks, pick_device(device), say)))
+        logits += to_logits(score(Gate(bundle, device), views, range(len(asked)), say)) / len(bundles)
     return dict(zip(asked, expit(logits).tolist(), strict=True))
 
 

@@ -113,7 +113,7 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
             bundle = read_bundle(output)
             gate = Gate(bundle, config.device)
             explain = gate.explain_pixels if gate.explains else None
-            report = write_report(training, card, judged, pixels, validated, explain)
+            report = write_report(training, card, judged, validated, explain)
             promotion = challenge(training, bundle, shipped) if shipped is not None else None
             run_id = watch.finish(card, output, report, promotion, config.optimiser.epochs)
             training.forget()

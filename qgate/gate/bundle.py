@@ -8,12 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+from scipy.special import expit
 from torch import Tensor
 
 from qgate.errors import BundleError
@@ -21,6 +25,9 @@ from qgate.gate.preprocess import Preprocessing
 from qgate.records import REGIONS
 
 DEFAULT = Path(__file__).parents[1] / "gates" / "default"
+WHOLE_LOOK = "whole"
+"""The only look of a gate of format 1."""
+
 WEIGHTS, CARD = "gate.safetensors", "gate.json"
 
 ARGUMENTS = ("global_pool", "drop_rate", "drop_path_rate", "img_size", "act_layer", "norm_layer")
@@ -32,7 +39,7 @@ class _Part(BaseModel):
 
 
 class Architecture(_Part):
-    """The classifier: `timm.create_model(backbone, num_classes=1 + number of regions, **arguments)`.
+    """A look's network: `timm.create_model(backbone, num_classes=1 + number of regions, **arguments)`.
 
     Its outputs are logits: first of clean, then of an artifact in each region.
     """
@@ -49,14 +56,39 @@ class Architecture(_Part):
         return arguments
 
 
-class Calibration(_Part):
-    """clean_prob = sigmoid(slope * logit + offset), fitted on faces that the classifier did not learn from.
+class Look(_Part):
+    """One look at a face: the part of the picture that is seen, and the network that judges it.
 
+    ask_from: only faces to which the looks before give at least this clean_prob get this look; 0: all.
+    """
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
+    architecture: Architecture
+    preprocessing: Preprocessing
+    ask_from: float = Field(0.0, ge=0, lt=1)
+
+
+class Calibration(_Part):
+    """clean_prob = sigmoid(weights . logits of clean + offset), fitted on faces that no look learned from.
+
+    weights: one for each look so far, none negative: no look's "cleaner" ever lowers clean_prob.
     Source: Platt (1999), Probabilistic Outputs for Support Vector Machines.
     """
 
-    slope: float = Field(gt=0)
+    weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(min_length=1)
     offset: float
+
+    @field_validator("weights")
+    @classmethod
+    def _check_weights(cls, weights: tuple[float, ...]) -> tuple[float, ...]:
+        if sum(weights) == 0:
+            raise ValueError("all weights are 0, so every face would be the same")
+        return weights
+
+    def prob(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        """Logits of clean, (n, looks) -> clean_prob (n,), 0..1."""
+        odds = np.asarray(logits, np.float64) @ np.array(self.weights) + self.offset
+        return np.asarray(expit(odds), np.float32)
 
 
 class ThresholdRow(_Part):
@@ -72,17 +104,17 @@ class ThresholdRow(_Part):
 class GateCard(_Part):
     """`gate.json`.
 
+    looks: in the order in which a face is given them. calibrations: clean_prob after each look.
     notes: how the labels were made and what the gate is not good for; shown wherever the gate is named.
     training, figures: free facts for the reader: data, recipe, seeds; AUROC and so on with intervals.
     weights_sha256: of the bytes of `gate.safetensors`.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     name: str
-    architecture: Architecture
-    preprocessing: Preprocessing
+    looks: tuple[Look, ...] = Field(min_length=1)
+    calibrations: tuple[Calibration, ...]
     regions: tuple[str, ...]
-    calibration: Calibration
     thresholds: tuple[ThresholdRow, ...] = ()
     notes: str
     license: str
@@ -90,6 +122,37 @@ class GateCard(_Part):
     figures: dict[str, Any] = {}
     versions: dict[str, str] = {}
     weights_sha256: str
+
+    def look_like(self, name: str) -> Look:
+        """The look of this name, else the first."""
+        return next((look for look in self.looks if look.name == name), self.looks[0])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_format_1(cls, values: Any) -> Any:
+        """A card of the time when a gate had one look, its fields side by side with those of the card."""
+        if not (isinstance(values, dict) and values.get("format") == 1):
+            return values
+        left = {
+            name: value
+            for name, value in values.items()
+            if name not in ("architecture", "preprocessing", "calibration")
+        }
+        look = {"name": WHOLE_LOOK, **{name: values.get(name) for name in ("architecture", "preprocessing")}}
+        fitted = values.get("calibration") or {}
+        calibration = {"weights": [fitted.get("slope")], "offset": fitted.get("offset")}
+        return {**left, "format": 2, "looks": [look], "calibrations": [calibration]}
+
+    @model_validator(mode="after")
+    def _check_looks(self) -> Self:
+        names = [look.name for look in self.looks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two looks have one name: {names}")
+        if self.looks[0].ask_from != 0:
+            raise ValueError("looks.0.ask_from: the first look is given to every face")
+        if [len(calibration.weights) for calibration in self.calibrations] != list(range(1, len(names) + 1)):
+            raise ValueError("calibrations: there is one after each look, with a weight for each look so far")
+        return self
 
 
 class Bundle(_Part):
@@ -100,6 +163,12 @@ class Bundle(_Part):
     card: GateCard
     weights: dict[str, Tensor]
     digest: str
+
+    def weights_of(self, look: Look) -> dict[str, Tensor]:
+        """The state dict of a look's network; in the file its names begin with that of the look."""
+        prefix = f"{look.name}."
+        found = {name.removeprefix(prefix): t for name, t in self.weights.items() if name.startswith(prefix)}
+        return found or self.weights  # a gate of format 1 has one network, whose names stand alone
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -130,12 +199,15 @@ def read_bundle(folder: Path) -> Bundle:
     return Bundle(card=card, weights=weights, digest=hashlib.sha256(text).hexdigest())
 
 
-def write_bundle(folder: Path, weights: dict[str, Tensor], card: dict[str, Any]) -> None:
+def write_bundle(folder: Path, networks: Mapping[str, dict[str, Tensor]], card: dict[str, Any]) -> None:
     """Write a bundle; the card's `weights_sha256` and `regions` are filled in here.
 
-    weights: the classifier's state dict. Raises BundleError where the card does not fit `GateCard`.
+    networks: name of a look -> the state dict of its network.
+    Raises BundleError where the card does not fit `GateCard`.
     """
-    content = save({name: tensor.contiguous() for name, tensor in weights.items()})
+    content = save(
+        {f"{look}.{name}": tensor.contiguous() for look, state in networks.items() for name, tensor in state.items()}
+    )
     try:
         full = GateCard.model_validate(
             card | {"regions": REGIONS, "weights_sha256": hashlib.sha256(content).hexdigest()}

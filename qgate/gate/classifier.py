@@ -12,12 +12,12 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor, nn
 
 from qgate.errors import BundleError
-from qgate.gate.bundle import Architecture, Bundle
-from qgate.gate.heatmap import HeatMapper, has_places
-from qgate.gate.preprocess import Preprocessing
+from qgate.gate.bundle import Architecture, Bundle, Look
+from qgate.gate.heatmap import HeatMapper, has_places, place
 from qgate.images import as_tensor
 from qgate.records import DEGENERATE, NONFINITE, REGIONS, Score
 from qgate.runtime.executor import expect_rows, make_executor, pick_device, pick_precision
@@ -26,9 +26,14 @@ from qgate.runtime.transfer import HostCopy
 DEGENERATE_STD = 1.0
 """An image whose pixels vary less than this (standard deviation in levels 0..255) shows nothing."""
 
+AT_ONCE = 64
+"""Images that a device is given at once, where nobody said how many come."""
+
+Rows = list[int]
+
 
 def build_network(architecture: Architecture, pretrained: bool = False) -> nn.Module:
-    """The classifier's network: input (n, 3, S, S) -> logits (n, 1 + regions); BundleError for an unknown backbone."""
+    """A look's network: input (n, 3, S, S) -> logits (n, 1 + regions); BundleError for an unknown backbone."""
     if not timm.is_model(architecture.backbone):
         near = difflib.get_close_matches(architecture.backbone, timm.list_models(), n=3, cutoff=0.0)
         raise BundleError(f"timm {timm.__version__} has no model {architecture.backbone!r}; near: {', '.join(near)}")
@@ -39,29 +44,33 @@ def build_network(architecture: Architecture, pretrained: bool = False) -> nn.Mo
     return network
 
 
-class _Judge(nn.Module):
-    """Resized pixels -> clean_prob and region probabilities, in one graph."""
+class LookNetwork(nn.Module):
+    """Cut and resized pixels -> logits, in one graph."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, look: Look) -> None:
         super().__init__()
-        self.preprocessing: Preprocessing = bundle.card.preprocessing
-        self.calibration = bundle.card.calibration
-        self.network = build_network(bundle.card.architecture)
+        self.preprocessing = look.preprocessing
+        self.network = build_network(look.architecture)
         try:
-            self.network.load_state_dict(bundle.weights)
+            self.network.load_state_dict(bundle.weights_of(look))
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
-            raise BundleError(f"gate {bundle.card.name}: the weights do not fit the architecture ({reason})") from error
+            raise BundleError(
+                f"gate {bundle.card.name}: the weights of the look {look.name} do not fit its architecture ({reason})"
+            ) from error
 
     def extra_repr(self) -> str:
         # The runtime keeps converted graphs by what a module prints: all that shapes the graph must show here.
-        return f"timm {timm.__version__}, {self.preprocessing!r}, {self.calibration!r}"
+        return f"timm {timm.__version__}, {self.preprocessing!r}"
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (n, 3, S, S) -> clean_prob (n,), region probabilities (n, regions)."""
-        logits = self.network(self.preprocessing.normalise(pixels)).float()
-        clean = self.calibration.slope * logits[:, 0] + self.calibration.offset
-        return clean.sigmoid(), logits[:, 1:].sigmoid()
+    def example(self) -> Tensor:
+        """One row of input."""
+        size = self.preprocessing.size
+        return torch.zeros(1, 3, size, size, dtype=torch.uint8)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor]:
+        """uint8 (n, 3, S, S) -> logits (n, 1 + regions): of clean, then of an artifact in each region."""
+        return (self.network(self.preprocessing.normalise(pixels)).float(),)
 
 
 class Gate:
@@ -73,20 +82,21 @@ class Gate:
 
     def __init__(self, bundle: Bundle, device: str = "auto") -> None:
         """device: auto, cpu, cuda or cuda:N. The arithmetic is fp32; on GPUs with tensor cores fp16 (see README)."""
-        self.card = bundle.card
-        self.name, self.digest, self.notes = bundle.card.name, bundle.digest, bundle.card.notes
+        self.card, self.digest = bundle.card, bundle.digest
         self._bundle, self._device = bundle, pick_device(device)
-        size = bundle.card.preprocessing.size
-        example = (torch.zeros(1, 3, size, size, dtype=torch.uint8),)
-        judge = _Judge(bundle).eval().requires_grad_(False)
-        self.explains = has_places(judge.network)
+        networks = [LookNetwork(bundle, look).eval().requires_grad_(False) for look in self.card.looks]
+        self.explains = all(has_places(network.network) for network in networks)
         # A CPU computes in bf16 at best, which moves scores more than fp16 does.
         precision = pick_precision("auto", self._device) if self._device.type == "cuda" else "fp32"
-        self._execute = make_executor(judge, example, self._device, precision)
+        self._execute = [make_executor(network, (network.example(),), self._device, precision) for network in networks]
+        self._at_once = [AT_ONCE] * len(networks)
 
     def expect(self, rows: int) -> None:
         """Say how many images are going to come at once."""
-        expect_rows(self._execute, rows)
+        # About half of the candidates of a generator get a second look; a CUDA graph computes all rows it was made for.
+        self._at_once = [rows if look.ask_from == 0 else max(rows // 2, 1) for look in self.card.looks]
+        for execute, part in zip(self._execute, self._at_once, strict=True):
+            expect_rows(execute, part)
 
     def score(self, images: Sequence[Tensor] | Tensor) -> list[Score]:
         """Score images.
@@ -96,34 +106,110 @@ class Gate:
         """
         return self.begin(images)()
 
-    @torch.inference_mode()
     def begin(self, images: Sequence[Tensor] | Tensor) -> Callable[[], list[Score]]:
         """As `score`, without waiting for the device: the function that is returned waits and gives the scores."""
         if len(images) == 0:
             return list
-        pixels = self._resize(images)
+        _check(images)
+
+        def view(number: int, rows: Rows | None) -> Tensor:
+            return self.card.looks[number].preprocessing.resize_all(
+                images if rows is None else [images[r] for r in rows]
+            )
+
+        return self._begin(view)
+
+    def score_views(self, views: Sequence[Tensor]) -> list[Score]:
+        """Score images whose views are at hand.
+
+        views: for each look uint8 (n, 3, S, S), as its preprocessing gives it.
+        """
+        return self._begin(lambda number, rows: views[number] if rows is None else views[number][rows])()
+
+    @torch.inference_mode()
+    def look_logits(self, views: Sequence[Tensor]) -> NDArray[np.float64]:
+        """Logits of clean of every look, whether it would be asked or not, (n, looks). views: as for `score_views`."""
+        columns = [self._run(number, view)[:, 0].double().cpu().numpy() for number, view in enumerate(views)]
+        return np.stack(columns, 1)
+
+    @torch.inference_mode()
+    def _begin(self, view: Callable[[int, Rows | None], Tensor]) -> Callable[[], list[Score]]:
+        """view: the pixels that a look sees, by its number, of some rows or of all."""
+        pixels = view(0, None)
         spread = pixels.float().flatten(1).std(1)
-        clean, regions = self._execute(pixels)
+        logits = self._run(0, pixels)
         # In one tensor, so that one copy brings it to the host.
-        rows = HostCopy(torch.cat([spread.to(clean.device)[:, None], clean.float()[:, None], regions.float()], 1))
-        return lambda: [_score(*row) for row in rows.wait().tolist()]
+        copy = HostCopy(torch.cat([spread.to(logits.device)[:, None], logits], 1))
+
+        @torch.inference_mode()
+        def finish() -> list[Score]:
+            table = copy.wait().numpy()
+            shown = table[:, 0] >= DEGENERATE_STD
+            clean, regions = self._look_closer(view, table[:, 1:], np.flatnonzero(shown))
+            return [
+                _score(*row) if there else Score(None, fault=DEGENERATE)
+                for row, there in zip(np.column_stack([clean, regions]).tolist(), shown, strict=True)
+            ]
+
+        return finish
+
+    def _look_closer(
+        self, view: Callable[[int, Rows | None], Tensor], first: NDArray[np.float32], rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """clean_prob (n,) and region probabilities (n, regions) after all looks that each face is given.
+
+        first: logits of the first look, (n, 1 + regions). rows: which images show anything.
+        """
+        clean, regions, looks = first[:, :1], first[:, 1:].copy(), np.ones(len(first), np.float32)
+        prob = self.card.calibrations[0].prob(clean)
+        for number, look in enumerate(self.card.looks[1:], 1):
+            rows = rows[prob[rows] >= look.ask_from]
+            found = np.full_like(first, np.nan)
+            if len(rows):
+                found[rows] = self._run(number, view(number, rows.tolist())).cpu().numpy()
+            clean = np.column_stack([clean, found[:, 0]])
+            prob[rows] = self.card.calibrations[number].prob(clean[rows])
+            regions[rows] += found[rows, 1:]
+            looks[rows] += 1
+        return prob, expit(regions / looks[:, None])
+
+    def _run(self, number: int, pixels: Tensor) -> Tensor:
+        """Logits of a look, float32 (n, 1 + regions), in batches of the size that was said to come."""
+        parts = [self._execute[number](part)[0].float() for part in torch.split(pixels, self._at_once[number])]
+        return torch.cat(parts)
 
     def explain(self, images: Sequence[Tensor] | Tensor) -> NDArray[np.float32]:
         """Where the gate sees an artifact.
 
         images: as for `score`.
-        Returns maps (n, S, S) over the middle square of each image, S the side of the gate's input: 0..1, the highest
-        value of each is 1 - clean_prob, so a clean face stays dark. All zero where an image cannot be judged.
+        Returns maps (n, S, S) over the middle square of each image, S the side of the first look's input: 0..1, the
+        highest value of each is 1 - clean_prob, so a clean face stays dark. All zero where an image cannot be judged.
         Raises BundleError where `explains` is false: a transformer that judges by its class token only.
         """
-        size = self.card.preprocessing.size
+        size = self.card.looks[0].preprocessing.size
         maps = np.zeros((len(images), size, size), np.float32)
-        if len(images) == 0:
-            return maps
-        for row, pixels in enumerate(torch.split(self._resize(images), 1)):
-            if float(pixels.float().std()) >= DEGENERATE_STD:
-                maps[row] = self._mapper(pixels)
+        for number, (image, score) in enumerate(zip(images, self.score(images), strict=True)):
+            if score.clean_prob is not None:
+                maps[number] = self._explain(image, score.clean_prob)
         return maps
+
+    def _explain(self, image: Tensor, clean_prob: float) -> NDArray[np.float32]:
+        """Heat of all looks that the face is given, each where it looked, in log odds; then scaled."""
+        looks, calibrations = self.card.looks, self.card.calibrations
+        size, clean, prob = looks[0].preprocessing.size, np.zeros((1, 0), np.float32), 1.0
+        heats: list[NDArray[np.float32]] = []
+        for look, calibration, mapper in zip(looks, calibrations, self._mappers, strict=True):
+            if prob < look.ask_from:
+                break
+            logit, rise = mapper(look.preprocessing.resize(image))
+            heats.append(place(rise, look.preprocessing.crop, size))
+            clean = np.column_stack([clean, [[logit]]])
+            weights, prob = calibration.weights, float(calibration.prob(clean)[0])
+        heat = np.zeros((size, size), np.float32)
+        for weight, part in zip(weights, heats, strict=True):
+            heat += np.float32(weight) * part
+        heat = heat.clip(0)
+        return heat / heat.max() * (1 - clean_prob) if heat.max() > 0 else heat
 
     def explain_pixels(self, image: NDArray[np.uint8]) -> NDArray[np.float32]:
         """`explain` of one image as pictures are held outside of torch: RGB (H, W, 3) -> heat (h, w)."""
@@ -131,25 +217,18 @@ class Gate:
         return np.asarray(heat)
 
     @functools.cached_property
-    def _mapper(self) -> HeatMapper:
-        """Maps need what is inside the network, which the executor hides: it is built again when one is asked for."""
-        judge = _Judge(self._bundle).eval().requires_grad_(False).to(self._device)
-        return HeatMapper(judge.network, judge.preprocessing, judge.calibration)
-
-    def _resize(self, images: Sequence[Tensor] | Tensor) -> Tensor:
-        if any(image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 for image in images):
-            raise ValueError("images must be uint8 RGB tensors of shape (3, H, W)")
-        resize = self.card.preprocessing.resize
-        if isinstance(images, Tensor):
-            return resize(images)
-        if len({image.shape for image in images}) == 1:
-            return resize(torch.stack(list(images)))
-        return torch.cat([resize(image) for image in images])
+    def _mappers(self) -> list[HeatMapper]:
+        """Maps need what is inside the networks, which the executors hide: these are built when one is asked for."""
+        networks = [LookNetwork(self._bundle, look).eval().requires_grad_(False) for look in self.card.looks]
+        return [HeatMapper(network.network.to(self._device), network.preprocessing) for network in networks]
 
 
-def _score(spread: float, clean: float, *regions: float) -> Score:
-    if not spread >= DEGENERATE_STD:
-        return Score(None, fault=DEGENERATE)
+def _score(clean: float, *regions: float) -> Score:
     if not all(map(math.isfinite, (clean, *regions))):
         return Score(None, fault=NONFINITE)
     return Score(clean, regions)
+
+
+def _check(images: Sequence[Tensor] | Tensor) -> None:
+    if any(image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 for image in images):
+        raise ValueError("images must be uint8 RGB tensors of shape (3, H, W)")

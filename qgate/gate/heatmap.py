@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qgate.errors import BundleError
-from qgate.gate.bundle import Calibration
-from qgate.gate.preprocess import Preprocessing
+from qgate.gate.preprocess import Box, Preprocessing
 
 WINDOW = 3
 """Side of what is replaced at once, in positions of the last features; 1 and 5 found the artifacts less often."""
@@ -34,13 +33,22 @@ def has_places(network: nn.Module) -> bool:
     return getattr(network, "global_pool", None) != "token"
 
 
+def place(rise: NDArray[np.float32], crop: Box, size: int) -> NDArray[np.float32]:
+    """A map (S, S) of a part of the picture -> of the whole picture, (size, size), zero outside of the part."""
+    left, top, right, bottom = (round(edge * size) for edge in crop)
+    part = F.interpolate(torch.from_numpy(rise)[None, None], (bottom - top, right - left), mode="area")
+    whole = np.zeros((size, size), np.float32)
+    whole[top:bottom, left:right] = part[0, 0].numpy()
+    return whole
+
+
 class HeatMapper:
-    """Makes the heat map of one image at a time, so that a map does not depend on its batch.
+    """Makes the heat map of one image and one look at a time, so that a map does not depend on its batch.
 
     Source: occlusion sensitivity, Zeiler and Fergus, ECCV 2014, here of the features instead of the pixels.
     """
 
-    def __init__(self, network: nn.Module, preprocessing: Preprocessing, calibration: Calibration) -> None:
+    def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
         """network: a timm network in eval mode whose first logit is that of clean.
 
         Raises BundleError where it has no places.
@@ -48,22 +56,19 @@ class HeatMapper:
         if not has_places(network):
             raise BundleError("heat maps need a gate that pools over positions; this one reads its class token only")
         self._network: Any = network
-        self._preprocessing, self._calibration = preprocessing, calibration
+        self._preprocessing = preprocessing
         self._device = next(network.parameters()).device
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> NDArray[np.float32]:
-        """uint8 (1, 3, S, S) -> (S, S), 0..1; the highest value is 1 - clean_prob; zeros where nothing is against it.
+    def __call__(self, pixels: Tensor) -> tuple[float, NDArray[np.float32]]:
+        """uint8 (1, 3, S, S) -> the logit of clean, and by how much it rises without each place, (S, S).
 
-        Map and clean_prob are means over the image and its mirror image: a mirrored image has the mirrored map.
+        Both are means over the image and its mirror image: a mirrored image has the mirrored map.
         """
         x = self._preprocessing.normalise(pixels.to(self._device))
         (clean, rise), (clean_mirrored, rise_mirrored) = self._rises(x), self._rises(x.flip(-1))
-        heat = _smooth((rise + rise_mirrored.flip(-1)) / 2, self._preprocessing.size).relu()
-        logit = (clean + clean_mirrored) / 2
-        artifact = (-self._calibration.slope * logit - self._calibration.offset).sigmoid()
-        scaled: NDArray[np.float32] = (heat / heat.max() * artifact).cpu().numpy()
-        return scaled if np.isfinite(scaled).all() else np.zeros_like(scaled)  # 0 / 0 where nothing is against it
+        heat: NDArray[np.float32] = _smooth((rise + rise_mirrored.flip(-1)) / 2, self._preprocessing.size).cpu().numpy()
+        return float(clean + clean_mirrored) / 2, heat
 
     def _rises(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The logit of clean, and by how much it rises without each place: (h, w)."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from qgate.gate.bundle import GateCard
 from qgate.progress import warn
-from training.config import TaughtSettings, find
+from training.config import TaughtSettings, Use, find
 from training.data.sources import read_source
 from training.data.tables import read_table
 
@@ -21,7 +21,9 @@ def taught_facts(settings: TaughtSettings) -> dict[str, Any]:
 def only_learned_sources(card: GateCard | None) -> list[dict[str, Any]]:
     """Facts of the sources that a gate, or one that it came from, only learned from; none where there is no gate."""
     training = card.training if card is not None else {}
-    found = [source for source in training.get("sources", []) if source.get("learn_only")]
+    found = [
+        source for source in training.get("sources", []) if source.get("use") == Use.LEARN or source.get("learn_only")
+    ]
     if taught := training.get("taught"):
         found.append(taught)
     return found + [source for source in training.get("earlier_sources", []) if source not in found]

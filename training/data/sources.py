@@ -9,22 +9,33 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from qgate.config import canonical_digest
 from qgate.errors import LabelError
 from qgate.gate.preprocess import Preprocessing
-from qgate.images import list_images
+from qgate.images import list_images, read_image
 from qgate.labels.rows import Face, Label, gather_votes
 from qgate.labels.store import SUFFIXES as STORE_SUFFIXES
 from qgate.labels.store import read_any
-from training.config import HOME, SHIPPED, SourceSettings, SplitSettings, TrainConfig, find, first_gate
-from training.data.pixels import Pixels, ReadImage, Say, draw_faces, read_images
+from training.config import (
+    HOME,
+    SHIPPED,
+    SourceSettings,
+    SplitSettings,
+    TrainConfig,
+    Use,
+    find,
+    find_pictures,
+    first_gate,
+)
+from training.data.pixels import FacePainter, Pixels, ReadImage, Say, Views, draw_faces, read_images
 from training.data.split import place, split_of
 
 OTHERS_WEIGHT = 4
@@ -46,7 +57,7 @@ class Sample:
     identity: what its split follows from: the seed, or the sha256 of an image's pixels.
     votes: one for each annotator; a vote of a source that weighs more stands there as often.
     weight: how often the face counts in training.
-    learn_only: it is in the train split, whatever its identity says.
+    use: what it is for. trust: how far its votes are believed, 0..1.
     """
 
     face: Face
@@ -54,7 +65,8 @@ class Sample:
     votes: tuple[Label, ...]
     weight: int
     source: str
-    learn_only: bool = False
+    use: Use = Use.ALL
+    trust: float = 1.0
 
     @property
     def clean_votes(self) -> float:
@@ -88,27 +100,36 @@ class LabelSet:
                 s.face.psi,
                 s.identity,
                 s.weight,
-                s.learn_only,
+                s.use,
+                s.trust,
                 [[v.annotator, v.severity, v.regions] for v in s.votes],
             ]
             for s in self.samples
         ]
         return canonical_digest(rows)
 
-    def pixels(self, preprocessing: Preprocessing, device: torch.device, say: Say) -> Pixels:
-        """Pixels of all faces in their order, from the cache, or drawn now."""
+    def views(self, looks: Sequence[Preprocessing], device: torch.device, say: Say) -> Views:
+        """What each look sees of all faces in their order, from the cache, or drawn now."""
         faces = [sample.face for sample in self.samples]
         drawn = [face for face in faces if not face.file_name]
         images = [Path(face.file_name) for face in faces if face.file_name]
-        places = dict(zip(drawn, draw_faces(drawn, preprocessing, device, say), strict=True))
-        found, bad = read_images(images, preprocessing, say)
+        kept = dict(zip(drawn, zip(*draw_faces(drawn, looks, device, say), strict=True), strict=True))
+        found, bad = read_images(images, looks, say)
         if bad:
             raise LabelError(f"{next(iter(bad.values()))}; it was readable a moment ago")
-        return Pixels([places[f] if not f.file_name else found[Path(f.file_name)].kept for f in faces])
+        places = [found[Path(face.file_name)].kept if face.file_name else kept[face] for face in faces]
+        return tuple(Pixels([place[look] for place in places]) for look in range(len(looks)))
+
+    def pictures(self, rows: Sequence[int], device: torch.device) -> Iterator[Tensor]:
+        """Whole pictures of some faces, read or drawn anew, uint8 RGB (3, H, W)."""
+        painter = FacePainter((), device)
+        for row in rows:
+            face = self.samples[row].face
+            yield read_image(face.file_name) if face.file_name else next(painter.draw([face]))
 
     def learned(self, identities: Set[str]) -> LabelSet:
         """The same, where faces of these identities, from which an earlier gate learned, are only learned from."""
-        samples = [replace(s, learn_only=True) if s.identity in identities else s for s in self.samples]
+        samples = [replace(s, use=Use.LEARN) if s.identity in identities else s for s in self.samples]
         return replace(self, samples=samples)
 
     def part(self, rows: Sequence[int]) -> LabelSet:
@@ -118,9 +139,10 @@ class LabelSet:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """One source, read. images: of the faces that are files."""
+    """One source, read. path: where it lies. images: of the faces that are files."""
 
     settings: SourceSettings
+    path: Path
     votes: dict[Face, list[Label]]
     images: dict[Face, ReadImage]
 
@@ -136,6 +158,9 @@ def read_sources(config: TrainConfig, say: Say) -> LabelSet:
     sources = list(config.sources)
     if config.rehearse and first_gate(config.pretrained) and not any(is_shipped(source.path) for source in sources):
         sources.append(SourceSettings(path=SHIPPED, limit=max(config.rehearse, 8)))
+    if config.pictures is None and (missing := [source.path for source in sources if source.needs_pictures]):
+        say(f"no folder of pictures is given (--pictures): the gate learns nothing from {', '.join(missing)}", True)
+        sources = [source for source in sources if not source.needs_pictures]
     bad: list[str] = []
     parts = [_read(source, config, bad, say) for source in sources]
     weights = [part.settings.weight or (1 if is_shipped(part.settings.path) else OTHERS_WEIGHT) for part in parts]
@@ -160,13 +185,19 @@ def is_machine(vote: Label) -> bool:
     return vote.annotator.startswith(MACHINES)
 
 
-def read_source(path: Path, generators: dict[str, str] | None = None) -> list[Label]:
+def read_source(
+    path: Path, generators: dict[str, str] | None = None, severity: int | None = None, root: Path | None = None
+) -> list[Label]:
     """The label rows of a source; names of image files become paths.
 
-    generators: name in the rows -> what `--generator` calls it. Raises LabelError.
+    generators: name in the rows -> what `--generator` calls it. severity: of every picture of a folder; None: its
+    folders clean/ and artifact/ say it. root: of the names of image files; None: the folder of `path`.
+    Raises LabelError.
     """
+    if severity is not None and not path.is_dir():
+        raise LabelError(f"labels {path}: severity = {severity} is said of all pictures of a folder; this is none")
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, CLASS_FOLDERS if severity is None else {".": severity})
     if path.suffix not in (".csv", ".jsonl", *STORE_SUFFIXES):
         raise LabelError(
             f"labels {path}: give a .csv or .jsonl file, a label store (.db), or a folder with clean/ and artifact/"
@@ -177,7 +208,7 @@ def read_source(path: Path, generators: dict[str, str] | None = None) -> list[La
     for label in read_any(path):
         face = label.face
         if face.file_name:
-            face = Face(file_name=os.path.abspath(path.parent / face.file_name))
+            face = Face(file_name=os.path.abspath((root or path.parent) / face.file_name))
         else:
             face = replace(face, generator=(generators or {}).get(face.generator, face.generator))
         labels.append(replace(label, face=face, origin=label.origin or str(path)))
@@ -199,13 +230,15 @@ def take(faces: Iterable[tuple[str, bool]], limit: int, splits: SplitSettings) -
 
 
 def _read(source: SourceSettings, config: TrainConfig, bad: list[str], say: Say) -> _Read:
-    path = find(source.path)
-    votes = gather_votes(read_source(path, config.generators))
+    path = find_pictures(source.path, config)
+    root = find_pictures(source.root, config) if source.root else None
+    votes = gather_votes(read_source(path, config.generators, source.severity, root))
     files = [face for face in votes if face.file_name]
     for face in files:
         if not Path(face.file_name).is_file():
             raise LabelError(f"labels {votes[face][0].origin}: the image {face.file_name} is missing")
-    found, faults = read_images([Path(face.file_name) for face in files], config.preprocessing, say)
+    looks = [look.preprocessing for look in config.looks]
+    found, faults = read_images([Path(face.file_name) for face in files], looks, say)
     if len(faults) > config.max_bad_fraction * len(files):
         raise LabelError(
             f"labels {path}: {len(faults)} of {len(files)} images cannot be read, at most "
@@ -215,7 +248,7 @@ def _read(source: SourceSettings, config: TrainConfig, bad: list[str], say: Say)
         say(f"left out: {fault}", True)
     bad += faults.values()
     votes = {face: given for face, given in votes.items() if Path(face.file_name) not in faults}
-    part = _Read(source, votes, {Face(file_name=str(path)): image for path, image in found.items()})
+    part = _Read(source, path, votes, {Face(file_name=str(path)): image for path, image in found.items()})
     if source.limit is None:
         return part
     kinds = [(part.identity(face), _clean(given)) for face, given in votes.items()]
@@ -223,9 +256,10 @@ def _read(source: SourceSettings, config: TrainConfig, bad: list[str], say: Say)
     return replace(part, votes={face: given for row, (face, given) in enumerate(votes.items()) if row in rows})
 
 
-def _read_folder(path: Path) -> list[Label]:
+def _read_folder(path: Path, severities: Mapping[str, int]) -> list[Label]:
+    """severities: name of a folder -> severity of all pictures below it."""
     labels = []
-    for name, severity in CLASS_FOLDERS.items():
+    for name, severity in severities.items():
         if not (path / name).is_dir():
             raise LabelError(
                 f"labels {path}: a folder of labelled images has the folders {' and '.join(CLASS_FOLDERS)}, and "
@@ -252,7 +286,8 @@ def _add(samples: dict[Face, Sample], part: _Read, face: Face, votes: Sequence[L
         votes=(*known, *(vote for vote, count in counts for _ in range(count))),
         weight=max([held.weight if held else 1, *(count for _, count in counts)]),
         source=held.source if held else part.settings.path,
-        learn_only=part.settings.learn_only and (held is None or held.learn_only),
+        use=max([part.settings.use, *([held.use] if held else [])], key=list(Use).index),
+        trust=max(part.settings.trust, held.trust if held else 0.0),
     )
 
 
@@ -276,7 +311,7 @@ def _clean(votes: Sequence[Label]) -> bool:
 
 
 def _facts(part: _Read, weight: int) -> dict[str, Any]:
-    path = find(part.settings.path)
+    path = part.path
     return {
         "path": part.settings.path,
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None,
@@ -284,5 +319,5 @@ def _facts(part: _Read, weight: int) -> dict[str, Any]:
         "clean": sum(map(_clean, part.votes.values())),
         "annotators": dict(Counter(vote.annotator for votes in part.votes.values() for vote in votes)),
         "weight": weight,
-        "learn_only": part.settings.learn_only,
+        "use": part.settings.use,
     }

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
 
-from training.config import SplitSettings
+from training.config import SplitSettings, Use
 
 
 class Split(StrEnum):
@@ -19,36 +19,39 @@ class Split(StrEnum):
     VALIDATION = "validation"
     CALIBRATION = "calibration"
     TEST = "test"
+    APART = "apart"
+    """Held out and reported by itself: it calibrates nothing and does not count in the gate's figures."""
 
 
-def split_of(identity: str, settings: SplitSettings) -> Split:
+JUDGING = (Split.TEST, Split.CALIBRATION, Split.VALIDATION)
+
+
+def split_of(identity: str, settings: SplitSettings, use: Use = Use.ALL) -> Split:
     """Where a face belongs. The same seed at another truncation or of another generator is in the same split."""
-    position = place(identity, "split")
-    for split in (Split.TEST, Split.CALIBRATION, Split.VALIDATION):
-        share: float = getattr(settings, split.value)
+    if use is Use.LEARN:
+        return Split.TRAIN
+    position, shares = place(identity, "split"), {split: getattr(settings, split.value) for split in JUDGING}
+    if use is Use.JUDGE:
+        position *= sum(shares.values())
+    for split, share in shares.items():
         if position < share:
-            return split
+            return Split.APART if use is Use.APART else split
         position -= share
     return Split.TRAIN
 
 
-def split_rows(
-    identities: Sequence[str], settings: SplitSettings, learn_only: Sequence[bool] | None = None
-) -> dict[Split, list[int]]:
+def split_rows(identities: Sequence[str], settings: SplitSettings, uses: Sequence[Use]) -> dict[Split, list[int]]:
     """Positions of the faces of each split, ascending.
 
-    learn_only: which faces are trained on whatever their identity says. One that shares its identity with a face of
-    another split, as the same seed at another truncation does, is in no split: it would give that face away.
+    A face that is trained on, and shares its identity with one that is not, as the same seed at another truncation
+    does, is in no split: it would give that face away.
     """
-    only = learn_only or [False] * len(identities)
-    judged = {identity for identity, fixed in zip(identities, only, strict=True) if not fixed}
+    splits = [split_of(identity, settings, use) for identity, use in zip(identities, uses, strict=True)]
+    held = {identity for identity, split in zip(identities, splits, strict=True) if split is not Split.TRAIN}
     rows: dict[Split, list[int]] = {split: [] for split in Split}
-    for row, (identity, fixed) in enumerate(zip(identities, only, strict=True)):
-        split = split_of(identity, settings)
-        if not fixed:
+    for row, (identity, split) in enumerate(zip(identities, splits, strict=True)):
+        if split is not Split.TRAIN or identity not in held:
             rows[split].append(row)
-        elif split is Split.TRAIN or identity not in judged:
-            rows[Split.TRAIN].append(row)
     return rows
 
 

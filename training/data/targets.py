@@ -75,12 +75,19 @@ class Targets:
 
 
 def make_targets(
-    votes: Iterable[Sequence[Label]], contents: Iterable[frozenset[str] | None], settings: TargetSettings
+    votes: Iterable[Sequence[Label]],
+    trusts: Iterable[float],
+    contents: Iterable[frozenset[str] | None],
+    settings: TargetSettings,
 ) -> Targets:
-    """Targets of faces from their votes, at least one each, and from what else is known to be in the picture."""
+    """Targets of faces from their votes, at least one each, and from what else is known to be in the picture.
+
+    trusts: how far the votes of each face are believed, 0..1: what they say is drawn towards 0.5.
+    """
     clean, regions, named, clean_votes, weight = [], [], [], [], []
-    for labels, things in zip(votes, contents, strict=True):
-        clean.append(np.mean([settings.clean_by_severity[label.severity] for label in labels]))
+    for labels, trust, things in zip(votes, trusts, contents, strict=True):
+        said = np.mean([settings.clean_by_severity[label.severity] for label in labels])
+        clean.append(0.5 + trust * (said - 0.5))
         regions.append(np.mean([[region in label.regions for region in REGIONS] for label in labels], axis=0))
         named.append(all(label.regions or not label.artifact for label in labels))
         clean_votes.append(np.mean([not label.artifact for label in labels]))

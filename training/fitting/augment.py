@@ -16,9 +16,6 @@ from torch import Tensor
 
 from training.config import AugmentSettings
 
-SMALLEST_SCALE = 0.5
-"""Coarsest resolution that `rescaled` goes down to, as a share of the input's: labels were made at such a size."""
-
 
 def augment(pixels: Tensor, settings: AugmentSettings) -> Tensor:
     """Change a batch at random, from torch's global generator.
@@ -31,7 +28,7 @@ def augment(pixels: Tensor, settings: AugmentSettings) -> Tensor:
     if settings.rotation or settings.zoom or settings.shift:
         x = _move(x, settings)
     for row in torch.nonzero(torch.rand(n) < settings.rescaled).flatten().tolist():
-        x[row] = _rescale(x[row : row + 1])[0]
+        x[row] = _rescale(x[row : row + 1], settings.smallest)[0]
     for row in torch.nonzero(torch.rand(n) < settings.noise).flatten().tolist():
         x[row] += torch.randn_like(x[row]) * 8 * torch.rand(())
     return _colour(x, settings).clamp_(0, 255)
@@ -62,9 +59,9 @@ def _move(x: Tensor, settings: AugmentSettings) -> Tensor:
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def _rescale(x: Tensor) -> Tensor:
+def _rescale(x: Tensor, smallest: float) -> Tensor:
     side = x.shape[-1]
-    small = round(side * (SMALLEST_SCALE + (1 - SMALLEST_SCALE) * float(torch.rand(()))))
+    small = round(side * (smallest + (1 - smallest) * float(torch.rand(()))))
     x = F.interpolate(x, (small, small), mode="bilinear", antialias=True)
     return F.interpolate(x, (side, side), mode="bicubic")
 

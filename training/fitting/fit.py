@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qgate.gate.bundle import Architecture
 from qgate.gate.classifier import build_network
 from qgate.runtime.executor import pick_precision
-from training.config import TrainConfig
+from training.config import LookSettings, TrainConfig
 from training.data.pixels import Pixels, Say
 from training.data.targets import Batch, Floats, Targets
 from training.fitting.augment import augment
@@ -46,6 +46,7 @@ class Fitted:
 
 def fit(
     config: TrainConfig,
+    look: LookSettings,
     pixels: Pixels,
     targets: Targets,
     rows: Sequence[int],
@@ -54,20 +55,21 @@ def fit(
     epoch_end: EpochEnd,
     checkpoint: Checkpoint | None = None,
 ) -> Fitted:
-    """Train on the given rows; a row that stands there several times is seen so often in each epoch.
+    """Train a look on the given rows; a row that stands there several times is seen so often in each epoch.
 
-    pixels: uint8 (n, 3, size, size). checkpoint: kept after each epoch; where it holds a state, that is gone on from.
+    pixels: what the look sees, uint8 (n, 3, size, size).
+    checkpoint: kept after each epoch; where it holds a state, that is gone on from.
     The same seed gives the same weights on the same machine, whether the training was killed in between or not.
     """
     torch.manual_seed(config.seed)
-    settings = config.optimiser
-    student = _Student(config, device, total_steps=max(len(rows) // settings.batch_size, 1) * settings.epochs)
+    settings, epochs = config.optimiser, look.epochs or config.optimiser.epochs
+    student = _Student(config, look, device, total_steps=max(len(rows) // settings.batch_size, 1) * epochs)
     history: list[Figures] = []
     kept = (0, student.average_state())
     if checkpoint is not None and (state := checkpoint.load()) is not None:
         history, kept = state["history"], (state["kept_epoch"], state["kept"])
         student.restore(state["student"])
-    for epoch in range(len(history) + 1, settings.epochs + 1):
+    for epoch in range(len(history) + 1, epochs + 1):
         if settings.patience is not None and len(history) - kept[0] > settings.patience:
             say(f"stopped early: no epoch since epoch {kept[0]} was better", True)
             break
@@ -76,9 +78,9 @@ def fit(
         torch.manual_seed(int(random.integers(2**63)))
         student.train_mode()
         for batch in _batches(random.permutation(np.asarray(rows)), settings.batch_size):
-            x = config.preprocessing.normalise(augment(_gather(pixels, batch), config.augment).to(device))
+            x = look.preprocessing.normalise(augment(_gather(pixels, batch), config.augment).to(device))
             loss = student.step(x, targets.of(batch, device))
-            progress = f"epoch {epoch} of {settings.epochs}, step {student.steps} of {student.total_steps}"
+            progress = f"{look.name}, epoch {epoch} of {epochs}, step {student.steps} of {student.total_steps}"
             say(f"{progress}, loss {loss:.3f}", done=student.steps, total=student.total_steps)
         student.settle()
         history.append(epoch_end(epoch, student.average))
@@ -96,16 +98,16 @@ class _Student:
     average: an exponential moving average of weights and statistics, itself a network in eval mode.
     """
 
-    def __init__(self, config: TrainConfig, device: torch.device, total_steps: int) -> None:
+    def __init__(self, config: TrainConfig, look: LookSettings, device: torch.device, total_steps: int) -> None:
         settings = config.optimiser
         self._settings, self._region_weight, self._device = settings, config.targets.region_weight, device
-        arguments = config.architecture.arguments | {"drop_rate": settings.drop_rate}
-        network = build_network(Architecture(backbone=config.architecture.backbone, arguments=arguments))
+        arguments = look.architecture.arguments | {"drop_rate": settings.drop_rate}
+        network = build_network(Architecture(backbone=look.architecture.backbone, arguments=arguments))
         for parameter in network.get_classifier().parameters():  # type: ignore[operator]
             nn.init.zeros_(parameter)  # timm's own start on max-pooled features began at a loss of 31
         self._frozen: list[nn.Module] = []
-        if config.pretrained != "none":
-            load_pretrained(network, config)
+        if (source := look.pretrained or config.pretrained) != "none":
+            load_pretrained(network, look, source)
             self._frozen = freeze(network, settings.frozen_stages)
         self._network = _place(network, device)
         self._half = _in_half(settings.precision, device)
@@ -119,7 +121,7 @@ class _Student:
             layer_decay=settings.layer_decay,
         )
         self._rates = [group["lr"] * group.get("lr_scale", 1.0) for group in self._optimiser.param_groups]
-        self.average = _place(build_network(config.architecture), device).eval().requires_grad_(False)
+        self.average = _place(build_network(look.architecture), device).eval().requires_grad_(False)
         self.average.load_state_dict(self._network.state_dict())
         self.steps, self.total_steps = 0, total_steps
         self._waiting = 0
@@ -193,8 +195,10 @@ class _Student:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, config: TrainConfig, pixels: Pixels, rows: Sequence[int], say: Say) -> Floats:
-    """Logits of clean (n,), in the arithmetic of the training: good for comparing epochs, not for figures.
+def predict(
+    network: nn.Module, config: TrainConfig, look: LookSettings, pixels: Pixels, rows: Sequence[int], say: Say
+) -> Floats:
+    """A look's logits of clean (n,), in the arithmetic of the training: good for comparing epochs, not for figures.
 
     network: in eval mode.
     """
@@ -203,7 +207,7 @@ def predict(network: nn.Module, config: TrainConfig, pixels: Pixels, rows: Seque
     logits = []
     for start in range(0, len(rows), config.optimiser.batch_size):
         batch = rows[start : start + config.optimiser.batch_size]
-        x = config.preprocessing.normalise(_gather(pixels, batch).to(device))
+        x = look.preprocessing.normalise(_gather(pixels, batch).to(device))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             found = network(x.contiguous(memory_format=torch.channels_last))
         logits.append(found[:, 0].double().cpu().numpy())

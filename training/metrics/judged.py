@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ import torch
 from qgate.errors import QgateError
 from qgate.gate.classifier import Gate
 from qgate.records import REGIONS
-from training.data.pixels import Pixels, Say
+from training.data.pixels import Say, Views
 from training.data.sources import Sample
 from training.data.tables import Contents
 from training.data.targets import Floats
@@ -32,6 +33,7 @@ class Judged:
     prob: (n,), clean_prob 0..1, higher is better.
     psi: (n,), NaN for image files. source: where each was labelled.
     contents: what is known to be in each picture; None where nobody looked.
+    tones: of the skin, see `metrics.tone`; "" where they were not measured.
     """
 
     rows: list[int]
@@ -43,9 +45,15 @@ class Judged:
     psi: Floats
     source: list[str]
     contents: list[frozenset[str] | None]
+    tones: list[str]
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def part(self, positions: Sequence[int]) -> Judged:
+        """Some of the faces."""
+        picked = {f.name: _pick(getattr(self, f.name), positions) for f in fields(self)}
+        return Judged(**picked)
 
     @property
     def both_kinds(self) -> bool:
@@ -57,8 +65,14 @@ def decided(samples: Sequence[Sample], rows: Sequence[int]) -> list[int]:
     return [row for row in rows if samples[row].clean_votes != TIE]
 
 
-def join(samples: Sequence[Sample], rows: Sequence[int], prob: Floats, contents: Contents) -> Judged:
-    """Scores beside labels. rows: without ties, see `decided`; prob: (rows,)."""
+def join(
+    samples: Sequence[Sample],
+    rows: Sequence[int],
+    prob: Floats,
+    contents: Contents,
+    tones: Sequence[str] | None = None,
+) -> Judged:
+    """Scores beside labels. rows: without ties, see `decided`; prob, tones: (rows,)."""
     faces = [samples[row] for row in rows]
     return Judged(
         rows=list(rows),
@@ -70,20 +84,35 @@ def join(samples: Sequence[Sample], rows: Sequence[int], prob: Floats, contents:
         psi=np.array([np.nan if face.face.file_name else face.face.psi for face in faces], float),
         source=[face.source for face in faces],
         contents=[contents.get(face.face) for face in faces],
+        tones=list(tones) if tones is not None else [""] * len(faces),
     )
 
 
-def score(gate: Gate, pixels: Pixels, rows: Sequence[int], say: Say) -> Floats:
-    """clean_prob of faces as the gate judges them, (n,)."""
+def score(gate: Gate, views: Views, rows: Sequence[int], say: Say) -> Floats:
+    """clean_prob of faces as the gate judges them, (n,). views: what each of its looks sees."""
     probs: list[float] = []
     for start in range(0, len(rows), AT_ONCE):
-        images = torch.from_numpy(pixels[rows[start : start + AT_ONCE]])
-        for found in gate.score(images):
+        part = rows[start : start + AT_ONCE]
+        for found in gate.score_views([torch.from_numpy(pixels[part]) for pixels in views]):
             if found.clean_prob is None:
                 raise QgateError(f"a face could not be judged ({found.fault}): the training went wrong")
             probs.append(found.clean_prob)
         say(f"judging {len(probs)} of {len(rows)} faces", done=len(probs), total=len(rows))
     return np.array(probs)
+
+
+def look_logits(gate: Gate, views: Views, rows: Sequence[int], say: Say) -> Floats:
+    """Logits of clean of every look, whether it would be asked or not, (n, looks)."""
+    parts: list[Floats] = []
+    for start in range(0, len(rows), AT_ONCE):
+        part = rows[start : start + AT_ONCE]
+        parts.append(gate.look_logits([torch.from_numpy(pixels[part]) for pixels in views]))
+        say(f"judging {start + len(part)} of {len(rows)} faces", done=start + len(part), total=len(rows))
+    return np.concatenate(parts)
+
+
+def _pick(values: Any, positions: Sequence[int]) -> Any:
+    return [values[row] for row in positions] if isinstance(values, list) else values[list(positions)]
 
 
 def _agreed(sample: Sample) -> bool:

@@ -15,6 +15,7 @@ from scipy.special import expit, logit
 from scipy.stats import rankdata
 from sklearn.metrics import average_precision_score
 
+from qgate.errors import QgateError
 from qgate.gate.bundle import Calibration
 from qgate.rates import CONFIDENCE, Rate, rate
 from training.data.targets import Floats
@@ -27,37 +28,39 @@ Bools = NDArray[np.bool_]
 Metric = Callable[[Bools, Floats], float]
 
 
-def fit_platt(logits: Floats, clean_votes: Floats) -> tuple[float, float]:
-    """Slope and offset of clean_prob = sigmoid(slope * logit + offset) with the least log loss against the votes.
+def fit_calibration(logits: Floats, clean_votes: Floats) -> Calibration:
+    """The calibration with the least log loss against the votes.
 
-    logits: (n,); where all are equal the slope is 0. clean_votes: (n,), share of votes that say clean, 0..1.
-    Source: Platt (1999), with the votes themselves as targets.
+    logits: of clean, (n, looks). clean_votes: (n,), share of votes that say clean, 0..1.
+    Raises QgateError where clean_prob would not rise with any look's logit. Source: Platt (1999), with the votes
+    themselves as targets, and no weight below 0.
     """
-
-    mean, spread = logits.mean(), logits.std()
-    if spread == 0:
-        return 0.0, float(logit(clean_votes.mean()))
-    scaled = (logits - mean) / spread
+    mean, spread = logits.mean(0), logits.std(0)
+    if (spread == 0).any():
+        raise QgateError("the network learned nothing: it says the same of every face; train longer")
+    scaled = np.column_stack([(logits - mean) / spread, np.ones(len(logits))])
 
     def loss(x: Floats) -> tuple[float, Floats]:
-        z = x[0] * scaled + x[1]
-        slack = expit(z) - clean_votes
+        z = scaled @ x
         value = np.mean(np.logaddexp(0.0, z) - clean_votes * z)
-        return float(value), np.array([np.mean(slack * scaled), np.mean(slack)])
+        return float(value), scaled.T @ (expit(z) - clean_votes) / len(z)
 
-    slope, offset = minimize(loss, np.array([1.0, 0.0]), jac=True, method="BFGS", options={"gtol": 1e-9}).x
-    return float(slope / spread), float(offset - slope * mean / spread)
+    start, bounds = np.append(np.ones(logits.shape[1]), 0.0), [(0.0, None)] * logits.shape[1] + [(None, None)]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-14, "gtol": 1e-9}).x
+    weights = found[:-1] / spread
+    if not weights.any():
+        raise QgateError("the network learned nothing: its logits do not rise with clean votes; train longer")
+    return Calibration(weights=tuple(weights.tolist()), offset=float(found[-1] - weights @ mean))
 
 
 def lean_on(calibration: Calibration, logits: Floats, clean_votes: Floats) -> Floats:
-    """Votes for `fit_platt` as if `PRIOR_FACES` more faces of the same logits had voted as a calibration says.
+    """Votes for `fit_calibration` as if `PRIOR_FACES` more faces of the same logits had voted as a calibration says.
 
     So a few faces hardly move the calibration of the gate that a training started from, and many decide by themselves.
     Source: Clogg et al. (1991), a prior as added data.
     """
     n = len(logits)
-    said = expit(calibration.slope * logits + calibration.offset)
-    leaning: Floats = (n * clean_votes + PRIOR_FACES * said) / (n + PRIOR_FACES)
+    leaning: Floats = (n * clean_votes + PRIOR_FACES * calibration.prob(logits)) / (n + PRIOR_FACES)
     return leaning
 
 

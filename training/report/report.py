@@ -19,7 +19,6 @@ from qgate.gate.bundle import GateCard
 from qgate.records import REGIONS
 from qgate.report import Explain, charts
 from qgate.report.pictures import contact_sheet, data_uri, heat_uri
-from training.data.pixels import Pixels
 from training.metrics.figures import figures
 from training.metrics.judged import Judged
 from training.metrics.metrics import PURITIES
@@ -40,7 +39,6 @@ def write_report(
     training: Training,
     card: GateCard,
     test: Judged,
-    pixels: Pixels,
     out_of_fold: Judged | None,
     explain: Explain | None,
 ) -> list[Path]:
@@ -55,7 +53,7 @@ def write_report(
     found = find_suspects(examined)
     files = write_suspects(folder, training.samples, examined, found)
     wrong = (("false_accepts", _errors(test, False)), ("false_rejects", _errors(test, True)))
-    tiles = {name: _write_faces(folder / name, training, test, pixels, rows) for name, rows in wrong}
+    tiles = {name: _write_faces(folder / name, training, test, rows) for name, rows in wrong}
     for name, shown in tiles.items():
         files.append(folder / f"{name}.png")
         contact_sheet([(path, f"{caption['score']}  {caption['name']}") for path, caption in shown]).save(files[-1])
@@ -91,16 +89,17 @@ def _errors(judged: Judged, clean: bool) -> list[int]:
 
 
 def _write_faces(
-    folder: Path, training: Training, judged: Judged, pixels: Pixels, positions: Sequence[int]
+    folder: Path, training: Training, judged: Judged, positions: Sequence[int]
 ) -> list[tuple[Path, dict[str, str]]]:
-    """Faces as PNG files as the gate sees them; returns each with what is said under it."""
+    """Faces as PNG files, whole, as the gate is given them; returns each with what is said under it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     tiles = []
-    for rank, position in enumerate(positions):
+    pictures = training.labels.pictures([judged.rows[position] for position in positions], training.device)
+    for rank, (position, picture) in enumerate(zip(positions, pictures, strict=True)):
         sample = training.samples[judged.rows[position]]
         path = folder / f"{rank:02d}.png"
-        Image.fromarray(pixels[[judged.rows[position]]][0].transpose(1, 2, 0)).save(path)
+        Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(path, compress_level=1)
         named = [region for region, here in zip(REGIONS, judged.regions[position], strict=True) if here]
         score = f"{judged.prob[position]:.3f}"
         tiles.append((path, {"score": score, "name": sample.name, "note": ", ".join(named)}))
@@ -148,8 +147,9 @@ def _style() -> str:
 
 def _facts(card: GateCard) -> list[tuple[str, str]]:
     facts: dict[str, Any] = {
-        "architecture": card.architecture.backbone,
-        "input": f"{card.preprocessing.size} pixels",
+        "looks": "; ".join(
+            f"{look.name}: {look.architecture.backbone}, {look.preprocessing.size} pixels" for look in card.looks
+        ),
         "license": card.license,
         **card.training,
         **card.versions,
