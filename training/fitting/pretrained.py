@@ -16,7 +16,8 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from qgate.errors import ConfigError, WeightsError
-from qgate.gate.bundle import DEFAULT, Architecture, read_bundle
+from qgate.gate.bundle import Architecture
+from qgate.gate.open import open_bundle
 from qgate.progress import warn
 from training.config import TrainConfig
 from training.fitting import lite
@@ -39,7 +40,7 @@ def load_pretrained(network: nn.Module, config: TrainConfig) -> None:
     if source == "none":
         return
     if source == "default" or Path(source).is_dir():
-        _fill(network, read_bundle(DEFAULT if source == "default" else Path(source)).weights, f"gate {source}", ())
+        _fill(network, open_bundle(source).weights, f"gate {source}", ())
         return
     head = classifier_names(network)
     if source == "lite-wheel":
