@@ -1,6 +1,6 @@
 """qgate: draws faces, judges each one, keeps the clean ones.
 
-    load_gate(gate="default", device="auto")   a gate ready to score images
+    load_gate(gate="default", device="auto")   a gate ready to score images: default, a folder, models:/NAME@ALIAS
     judge(seeds, ...)                          candidates with their scores and pixels, nothing written
     read_image(path)                           an image file as the uint8 RGB tensor that gates take
 

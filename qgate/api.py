@@ -50,6 +50,7 @@ def judge(
 
     seeds: any iterable of ints 0..2^32-1, endless ones too.
     generator: a name as on the command line, or an object with `info` and `draw`; truncation_psi is for names.
+    gate: a name as on the command line (`default`, a folder, models:/NAME@ALIAS), or a gate that is loaded.
 
     >>> clean = [c for c in qgate.judge(range(100), threshold=0.9) if c.verdict == "accepted"]
     """

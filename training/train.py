@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -11,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qgate.config import merge_values
 from qgate.errors import ConfigError, StoppedError
-from qgate.gate.bundle import DEFAULT, GateCard, read_bundle
+from qgate.gate.bundle import GateCard, read_bundle
 from qgate.gate.classifier import Gate
+from qgate.gate.open import REGISTRY, keep_registered, open_bundle
 from qgate.labels.store import note_training
 from qgate.progress import WorkProgress, stop_on_signals, warn
 from training.config import TrainConfig, find, gate_is_there, load_train_config
@@ -71,6 +74,7 @@ def train_recipe(
 
     Arguments as of `load_train_config` and `train`; the earlier recipes take nothing of them but device and tracking.
     """
+    assignments = [*assignments, *_from_registry(path, flags, assignments)]
     config = load_train_config(path, flags, assignments)
     if path is None or config.after is None or gate_is_there(config.pretrained):
         return train(config, promote)
@@ -97,7 +101,7 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
     if promote and not config.tracking.enabled:
         warn("--promote: the registry is MLflow's, and tracking is off; the gate is not registered")
         promote = False
-    shipped = read_bundle(DEFAULT) if promote else None  # now: the output may be this very gate
+    shipped = open_bundle("default") if promote else None  # now: the output may be this very gate
     _check_output(output)
     keep_freed_memory()
     with interruptible() as say:
@@ -121,6 +125,17 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
     for source in training.labels.facts:
         note_training(find(source["path"]), source["faces"], auroc["value"], auroc["interval"][0])
     return TrainSummary(output, config.report_folder, card, promotion, run_id, time.monotonic() - begin)
+
+
+def _from_registry(path: Path | None, flags: Mapping[str, Any], assignments: list[str]) -> list[str]:
+    """Where the training starts from a gate of the registry: the assignment that starts it from a copy.
+
+    A training reads it more than once, and an alias may move meanwhile.
+    """
+    first = merge_values(path, flags, assignments).get("pretrained")
+    if not (isinstance(first, str) and first.startswith(REGISTRY)):
+        return []
+    return [f"pretrained={json.dumps(str(keep_registered(first)))}"]
 
 
 def _check_output(output: Path) -> None:

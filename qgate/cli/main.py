@@ -118,13 +118,12 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score image files: clean_prob, and the likeliest regions of an artifact."""
-    from qgate.gate.classifier import Gate
-    from qgate.gate.open import open_bundle
+    from qgate.gate.open import load_gate
     from qgate.gate.score_files import find_files, picture_paths, score_files
 
     found = find_files(files)
     pictures = picture_paths(files, explain) if explain else None
-    judge = Gate(open_bundle(gate or "default"), device or "auto")
+    judge = load_gate(gate or "default", device or "auto")
     width = max(len(str(file)) for file in found)
     if not as_json:
         print(f"{'file'.ljust(width)}  clean_prob  likeliest regions of an artifact")

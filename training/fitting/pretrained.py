@@ -16,7 +16,8 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from qgate.errors import ConfigError, WeightsError
-from qgate.gate.bundle import DEFAULT, Architecture, Look, read_bundle
+from qgate.gate.bundle import Architecture, Look
+from qgate.gate.open import open_bundle
 from qgate.progress import warn
 from training.fitting import lite
 
@@ -38,7 +39,7 @@ def load_pretrained(network: nn.Module, look: Look, source: str) -> None:
     if source == "none":
         return
     if source == "default" or Path(source).is_dir():
-        bundle = read_bundle(DEFAULT if source == "default" else Path(source))
+        bundle = open_bundle(source)
         _fill(network, bundle.weights_of(bundle.card.look_like(look.name)), f"gate {source}", ())
         return
     head = classifier_names(network)
