@@ -18,6 +18,10 @@ Labels = Annotated[
         "--labels", "-l", help="CSV, JSON Lines, store (.db), or folder with clean/ and artifact/; repeatable."
     ),
 ]
+Pictures = Annotated[
+    str | None,
+    typer.Option("--pictures", help="Folder of photographs and other generators' faces, which do not come with qgate."),
+]
 
 
 def train(
@@ -32,6 +36,7 @@ def train(
     folds: Annotated[
         int | None, typer.Option("--folds", help="Train so many models more, for cross-validated figures and suspects.")
     ] = None,
+    pictures: Pictures = None,
     device: DeviceOption = None,
     config: Config = None,
     assign: Assign = None,
@@ -44,7 +49,7 @@ def train(
     """
     from training.train import train_recipe
 
-    flags = {"sources": labels, "output": output, "name": name, "folds": folds, "device": device}
+    flags = {"sources": labels, "output": output, "name": name, "folds": folds, "pictures": pictures, "device": device}
     summary = train_recipe(config, flags, assign or [], promote)
     if as_json:
         print(json.dumps(summary.to_json()))
@@ -68,6 +73,7 @@ def evaluate(
     contents: Annotated[
         str | None, typer.Option("--contents", help="CSV generator,seed,psi,contents: what is in the pictures.")
     ] = None,
+    pictures: Pictures = None,
     device: DeviceOption = None,
     config: Config = None,
     assign: Assign = None,
@@ -81,7 +87,7 @@ def evaluate(
     from training.evaluate import evaluate as evaluate_gates
     from training.train import interruptible
 
-    flags = {"sources": labels, "contents": contents, "device": device, "min_faces": 2}
+    flags = {"sources": labels, "contents": contents, "pictures": pictures, "device": device, "min_faces": 2}
     settings = load_train_config(config, flags, assign)
     with interruptible() as say:
         found = evaluate_gates(gates or ["default"], settings, split or ["test"], say)

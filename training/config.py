@@ -23,6 +23,7 @@ HOME = Path(__file__).parent.parent
 
 SHIPPED = "training/labels/train.csv"
 CONTENTS = "training/labels/contents.csv"
+PICTURE_CONTENTS = "training/labels/picture_contents.csv"
 
 SHIPPED_GENERATORS = {"random-face-2021.7.21.1": "mobile-stylegan"}
 """Name in the shipped rows -> generator that draws their faces."""

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from qgate.errors import LabelError
 from qgate.labels.rows import Face
 from qgate.seeds import SEED_MAX
-from training.config import CONTENTS, HOME, TrainConfig, find
+from training.config import CONTENTS, HOME, PICTURE_CONTENTS, TrainConfig, find
 
 FACE_COLUMNS = ("generator", "seed", "psi")
 
-THINGS = ("headwear", "hand", "person", "glasses")
-"""What may be in a picture; `person` is a second one."""
+THINGS = ("headwear", "hand", "person", "glasses", "object")
+"""What may be in a picture; `person` is a second one, `object` what is held before the face."""
 
 Contents = dict[Face, frozenset[str]]
-"""Drawn face -> what is in the picture; at a face that is not listed nobody looked."""
+"""Face -> what is in the picture; at a face that is not listed nobody looked."""
 
 
 def read_table(
@@ -54,17 +55,33 @@ def contents_of(config: TrainConfig) -> Contents:
     """What the settings name, or what comes with qgate; nothing where neither is there."""
     if config.contents is not None:
         return read_contents(find(config.contents), config.generators)
-    shipped = HOME / CONTENTS
-    return read_contents(shipped, config.generators) if shipped.is_file() else {}
+    shipped, pictures = HOME / CONTENTS, HOME / PICTURE_CONTENTS
+    found = read_contents(shipped, config.generators) if shipped.is_file() else {}
+    if config.pictures is not None and pictures.is_file():
+        found |= read_picture_contents(pictures, Path(config.pictures))
+    return found
 
 
 def read_contents(path: Path, generators: dict[str, str]) -> Contents:
     """generators: name in the rows -> name by which it is opened. LabelError names file and line."""
-    found: Contents = {}
-    for face, row, where in read_table(path, "contents", generators, ["contents"]):
-        found[face] = frozenset(thing for thing in row["contents"].split(";") if thing)
-        if odd := found[face] - set(THINGS):
-            raise LabelError(f"{where}: {min(odd)!r}; allowed are {', '.join(THINGS)}, separated by ;")
+    rows = read_table(path, "contents", generators, ["contents"])
+    return {face: _things(row["contents"], where) for face, row, where in rows}
+
+
+def read_picture_contents(path: Path, folder: Path) -> Contents:
+    """A CSV `file_name,contents` of image files below a folder. LabelError names file and line."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        Face(file_name=os.path.abspath(folder / row["file_name"])): _things(row["contents"], f"{path}, line {line}")
+        for line, row in enumerate(rows, 2)
+    }
+
+
+def _things(text: str, where: str) -> frozenset[str]:
+    found = frozenset(thing for thing in text.split(";") if thing)
+    if odd := found - set(THINGS):
+        raise LabelError(f"{where}: {min(odd)!r}; allowed are {', '.join(THINGS)}, separated by ;")
     return found
 
 
