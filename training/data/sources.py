@@ -18,6 +18,7 @@ import torch
 
 from qgate.config import canonical_digest
 from qgate.errors import LabelError
+from qgate.files import order_place
 from qgate.gate.preprocess import Preprocessing
 from qgate.images import list_images
 from qgate.labels.rows import Face, Label, gather_votes
@@ -25,7 +26,7 @@ from qgate.labels.store import SUFFIXES as STORE_SUFFIXES
 from qgate.labels.store import read_any
 from training.config import HOME, SHIPPED, SourceSettings, SplitSettings, TrainConfig, find, first_gate
 from training.data.pixels import Pixels, ReadImage, Say, draw_faces, read_images
-from training.data.split import place, split_of
+from training.data.split import split_of
 
 OTHERS_WEIGHT = 4
 """People's labels weigh more than the shipped ones, which vision-language models made."""
@@ -193,7 +194,7 @@ def take(faces: Iterable[tuple[str, bool]], limit: int, splits: SplitSettings) -
     """
     groups: dict[tuple[str, bool], list[tuple[float, int]]] = {}
     for row, (identity, clean) in enumerate(faces):
-        groups.setdefault((split_of(identity, splits), clean), []).append((place(identity, "limit"), row))
+        groups.setdefault((split_of(identity, splits), clean), []).append((order_place("limit", identity), row))
     ranked = [(rank / len(group), row) for group in groups.values() for rank, (_, row) in enumerate(sorted(group))]
     return {row for _, row in sorted(ranked)[:limit]}
 

@@ -5,10 +5,10 @@ A face goes by its identity: the seed of a drawn one, the sha256 of the pixels o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
 
+from qgate.files import order_place
 from training.config import SplitSettings
 
 
@@ -23,7 +23,7 @@ class Split(StrEnum):
 
 def split_of(identity: str, settings: SplitSettings) -> Split:
     """Where a face belongs. The same seed at another truncation or of another generator is in the same split."""
-    position = place(identity, "split")
+    position = order_place("split", identity)
     for split in (Split.TEST, Split.CALIBRATION, Split.VALIDATION):
         share: float = getattr(settings, split.value)
         if position < share:
@@ -54,10 +54,4 @@ def split_rows(
 
 def fold_of(identity: str, folds: int) -> int:
     """The fold of a face, 0..folds-1, independent of its split."""
-    return int(place(identity, "fold") * folds)
-
-
-def place(identity: str, purpose: str) -> float:
-    """A number 0..1 (1 excluded) that follows from identity and purpose, as if drawn at random."""
-    digest = hashlib.sha256(f"qgate {purpose} {identity}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return int(order_place("fold", identity) * folds)
