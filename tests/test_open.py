@@ -19,7 +19,7 @@ from qgate.web.faces import generator_faces
 from qgate.web.scorer import start_scoring
 from tests.test_classifier import save_bundle
 from tests.test_cli import qgate as command
-from tests.test_tracking import empty_store  # noqa: F401
+from tests.test_tracker import empty_store  # noqa: F401
 from tests.training_recipe import brightness, quiet, write_labels
 from training.teach import taught_faces, teach_faces
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from qgate.cli.main import main
-from tests.test_tracking import empty_store  # noqa: F401
+from tests.test_tracker import empty_store  # noqa: F401
 from tests.training_recipe import brightness, learnable, write_labels
 from training.data.split import Split, split_of
 from training.train import train

@@ -7,7 +7,7 @@ teach as well. Source: Hinton, Vinyals and Dean, arXiv 1503.02531.
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Iterable, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from scipy.special import expit
 
 from qgate.errors import ConfigError
+from qgate.files import replacing
 from qgate.gate.classifier import Gate
 from qgate.gate.open import open_bundle
 from qgate.labels.rows import Face
@@ -54,10 +55,10 @@ def teach_faces(gates: Sequence[str], faces: Iterable[Face], device: str, say: S
 
 def write_taught(path: Path, taught: Taught) -> None:
     """The rows sorted by face; a file that was there is replaced at once, by the whole new one."""
-    draft = path.with_name(path.name + ".draft")
-    with draft.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*FACE_COLUMNS, SAID])
-        for face, prob in sorted(taught.items()):
-            writer.writerow([face.generator, face.seed, face.psi, f"{prob:.4f}"])
-    os.replace(draft, path)
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow([*FACE_COLUMNS, SAID])
+    for face, prob in sorted(taught.items()):
+        writer.writerow([face.generator, face.seed, face.psi, f"{prob:.4f}"])
+    with replacing(path) as file:
+        file.write(sink.getvalue().encode())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from hashlib import blake2b
+
+from qgate.files import order_key
 
 
 class ReviewSample:
@@ -39,5 +40,5 @@ class ReviewSample:
 
 def _key(seed: int) -> tuple[int, int]:
     """Smaller hash, larger key: the heap gives up its smallest key, the largest hash."""
-    digest = blake2b(b"qgate-review" + seed.to_bytes(4, "little"), digest_size=8).digest()
-    return -int.from_bytes(digest, "little"), seed
+    key = order_key(b"qgate-review", seed.to_bytes(4, "little"))
+    return -int.from_bytes(key, "little"), seed

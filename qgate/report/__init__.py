@@ -148,6 +148,4 @@ def _spread(faces: list[Face], count: int) -> list[Face]:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    files.write(part, [text.encode()])
-    files.rename(part, path)
+    files.replace(path, [text.encode()])

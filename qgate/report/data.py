@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from qgate.errors import OutputError
+from qgate.files import order_keys
 from qgate.rates import CONFIDENCE, Rate, accepted_at, rate
 from qgate.records import Tally, Verdict
 
@@ -155,7 +156,7 @@ def _add(ledger: Ledger, columns: dict[str, Any], dataset: Path) -> None:
     ledger.tally += Tally(*counts)
     ledger.doubt += float(np.sum(1 - probs[accepted]))
     rows = np.flatnonzero(accepted & (columns["file_name"] != ""))
-    rows = rows[np.argsort(_scatter(columns["seed"][rows]), kind="stable")[:SHEET]]
+    rows = rows[np.argsort(order_keys(columns["seed"][rows]), kind="stable")[:SHEET]]
     fresh = [
         Face(
             path=dataset / columns["file_name"][row],
@@ -170,16 +171,8 @@ def _add(ledger: Ledger, columns: dict[str, Any], dataset: Path) -> None:
 
 def _sample(faces: list[Face]) -> list[Face]:
     """At most `SHEET` of the faces: a random choice that is the same in every run."""
-    order = np.argsort(_scatter(np.array([face.seed for face in faces], np.uint64)), kind="stable")
+    order = np.argsort(order_keys(np.array([face.seed for face in faces], np.uint64)), kind="stable")
     return [faces[index] for index in order[:SHEET]]
-
-
-def _scatter(seeds: NDArray[Any]) -> NDArray[np.uint64]:
-    """Seeds -> keys that look random. Source: finaliser of splitmix64, Steele, Lea and Flood, OOPSLA 2014."""
-    keys: NDArray[np.uint64] = seeds.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return keys ^ (keys >> np.uint64(31))
 
 
 def _as_json(found: Rate) -> dict[str, float | None]:

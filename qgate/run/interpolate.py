@@ -15,6 +15,7 @@ from PIL import Image
 from qgate.config import RunConfig
 from qgate.dataset.layout import Layout
 from qgate.errors import ConfigError, OutputError
+from qgate.files import replacing
 from qgate.generators import stylegan2_path
 from qgate.run.run import Summary, run
 from qgate.seeds import SEED_MAX, parse_seeds
@@ -142,11 +143,9 @@ def _write(path: Path, ws: NDArray[np.float32], folder: Path) -> None:
     """folder: of the faces that are drawn of them; where it is there, it was drawn of what the file holds."""
     if Layout(folder).run_json.exists() and not _holds(path, ws):
         raise OutputError(f"{folder}: is of other vectors than these; give another --output, or remove it and {path}")
-    draft = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(draft, "wb") as file:
+        with replacing(path) as file:
             np.savez(file, w=ws)
-        draft.replace(path)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror}); give another --output") from error

@@ -10,11 +10,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
 from itertools import islice
 
 import numpy as np
 
+from qgate.files import order_key
 from qgate.labels.answers import NEVER_SHOWN, VOTES, Answer, Decision, Purpose
 from qgate.labels.rows import Face
 from qgate.labels.store import LabelStore
@@ -209,8 +209,8 @@ class Orders:
 
 
 def _key(salt: str, face: Face) -> bytes:
-    text = f"{salt}\0{face.generator}\0{face.seed}\0{face.psi!r}\0{face.file_name}"
-    return blake2b(text.encode(), digest_size=16).digest()
+    text = f"\0{face.generator}\0{face.seed}\0{face.psi!r}\0{face.file_name}"
+    return order_key(salt.encode(), text.encode(), 16)
 
 
 def _uncertain(faces: Faces) -> list[int]:

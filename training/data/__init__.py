@@ -1,1 +1,1 @@
-"""The data of a training: labels, votes, splits and pixels. Knows no network."""
+"""The data of a training: labels, votes, splits and pixels."""

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qgate.config import canonical_digest
 from qgate.errors import LabelError
+from qgate.files import order_place
 from qgate.gate.preprocess import Preprocessing
 from qgate.images import list_images, read_image
 from qgate.labels.rows import Face, Label, gather_votes
@@ -36,7 +37,7 @@ from training.config import (
     first_gate,
 )
 from training.data.pixels import FacePainter, Pixels, ReadImage, Say, Views, draw_faces, read_images
-from training.data.split import place, split_of
+from training.data.split import split_of
 
 OTHERS_WEIGHT = 4
 """People's labels weigh more than the shipped ones, which vision-language models made."""
@@ -224,7 +225,7 @@ def take(faces: Iterable[tuple[str, bool]], limit: int, splits: SplitSettings) -
     """
     groups: dict[tuple[str, bool], list[tuple[float, int]]] = {}
     for row, (identity, clean) in enumerate(faces):
-        groups.setdefault((split_of(identity, splits), clean), []).append((place(identity, "limit"), row))
+        groups.setdefault((split_of(identity, splits), clean), []).append((order_place("limit", identity), row))
     ranked = [(rank / len(group), row) for group in groups.values() for rank, (_, row) in enumerate(sorted(group))]
     return {row for _, row in sorted(ranked)[:limit]}
 

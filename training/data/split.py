@@ -5,10 +5,10 @@ A face goes by its identity: the seed of a drawn one, the sha256 of the pixels o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
 
+from qgate.files import order_place
 from training.config import SplitSettings, Use
 
 
@@ -30,7 +30,7 @@ def split_of(identity: str, settings: SplitSettings, use: Use = Use.ALL) -> Spli
     """Where a face belongs. The same seed at another truncation or of another generator is in the same split."""
     if use is Use.LEARN:
         return Split.TRAIN
-    position, shares = place(identity, "split"), {split: getattr(settings, split.value) for split in JUDGING}
+    position, shares = order_place("split", identity), {split: getattr(settings, split.value) for split in JUDGING}
     if use is Use.JUDGE:
         position *= sum(shares.values())
     for split, share in shares.items():
@@ -57,10 +57,4 @@ def split_rows(identities: Sequence[str], settings: SplitSettings, uses: Sequenc
 
 def fold_of(identity: str, folds: int) -> int:
     """The fold of a face, 0..folds-1, independent of its split."""
-    return int(place(identity, "fold") * folds)
-
-
-def place(identity: str, purpose: str) -> float:
-    """A number 0..1 (1 excluded) that follows from identity and purpose, as if drawn at random."""
-    digest = hashlib.sha256(f"qgate {purpose} {identity}".encode()).digest()
-    return int.from_bytes(digest[:8]) / 2**64
+    return int(order_place("fold", identity) * folds)

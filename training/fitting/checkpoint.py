@@ -5,7 +5,6 @@ Knows nothing of what the state holds. It can be deleted at any time; then a tra
 
 from __future__ import annotations
 
-import os
 import pickle
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from qgate.cache import cache_dir
 from qgate.config import canonical_digest
+from qgate.files import replacing
 
 
 class Checkpoint:
@@ -38,15 +38,8 @@ class Checkpoint:
     def save(self, state: dict[str, Any]) -> None:
         """Keep a state of tensors, numbers, texts, lists and dicts; a kill leaves this one or the one before."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.path.with_name(f".{self.path.name}-{os.getpid()}")
-        try:
-            with draft.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self.path)
-        finally:
-            draft.unlink(missing_ok=True)
+        with replacing(self.path) as file:
+            torch.save(state, file)
 
     def clear(self) -> None:
         """Forget the state: the training is done."""

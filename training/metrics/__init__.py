@@ -1,1 +1,1 @@
-"""How good a gate is: labelled faces beside its scores, and every figure made from them. Knows no network."""
+"""How good a gate is: labelled faces beside its scores, and every figure made from them."""

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save
 from qgate.cache import cache_dir, new_entry
 from qgate.config import canonical_digest
 from qgate.errors import QgateError, WeightsError
+from qgate.files import move, replacing
 from qgate.generators.stylegan2.nvidia.networks import MAX_BYTES, read_network
 from qgate.generators.stylegan2.spec import Arrays, Spec, check_arrays
 
@@ -75,7 +76,7 @@ def convert(path: Path, output: Path | None) -> list[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=folder) as draft:
             read_apart(path, Path(draft) / path.stem)
             drafts = sorted(Path(draft).iterdir())
-            return [made.replace(folder / made.name) for made in drafts]
+            return [move(made, folder / made.name) for made in drafts]
     except OSError as error:
         raise WeightsError(f"{folder}: cannot be written ({error.strerror}); give another --output") from error
 
@@ -126,11 +127,8 @@ def write_network(stem: Path, spec: Spec, arrays: Arrays, source: dict[str, str]
     paths = []
     for suffix, content in contents.items():
         target = stem.with_name(stem.name + suffix)
-        descriptor, draft = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-        with os.fdopen(descriptor, "wb") as file:
+        with replacing(target) as file:
             file.write(content)
-        os.chmod(draft, 0o644)
-        os.replace(draft, target)
         paths.append(target)
     return paths
 
