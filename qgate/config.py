@@ -45,6 +45,9 @@ class GeneratorSettings(Settings):
     noise_mode: Literal["const", "random", "none"] = Field(
         "const", description="stylegan2-ada: the noise of the network, new noise for each seed, or none"
     )
+    align: Literal["auto", "never"] = Field(
+        "auto", description="folder: cut the face out of pictures that are framed otherwise, or judge all as they are"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="arithmetic of the generator; auto: half precision where the device computes in it"
     )
@@ -60,7 +63,7 @@ class GeneratorSettings(Settings):
 
     def extras(self) -> dict[str, Any]:
         """What only some generators know, as far as it is not left as it is."""
-        names = ("truncation_cutoff", "class_idx", "latents", "noise_mode")
+        names = ("truncation_cutoff", "class_idx", "latents", "noise_mode", "align")
         fields = type(self).model_fields
         return {name: value for name in names if (value := getattr(self, name)) != fields[name].default}
 

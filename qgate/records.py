@@ -26,7 +26,11 @@ REGIONS = (
 
 NONFINITE = "nonfinite"
 DEGENERATE = "degenerate"
-REASONS = (*REGIONS, NONFINITE, DEGENERATE)
+NO_FACE = "no_face"
+FAULTS = (NONFINITE, DEGENERATE, NO_FACE)
+"""Why a candidate is rejected whatever the threshold."""
+
+REASONS = (*REGIONS, *FAULTS)
 """Every word that may stand as the reason of a rejection."""
 
 

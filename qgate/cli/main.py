@@ -114,10 +114,14 @@ def score(
             help="Draw where the gate sees the artifact: a .png for one file, a folder for several or a folder.",
         ),
     ] = None,
+    align: Annotated[
+        bool, typer.Option("--align/--no-align", help="Cut the face out of pictures that are framed otherwise.")
+    ] = True,
     device: DeviceOption = None,
     as_json: Json = False,
 ) -> None:
     """Score image files: clean_prob, and the likeliest regions of an artifact."""
+    from qgate.align import FaceFinder
     from qgate.gate.open import load_gate
     from qgate.gate.score_files import find_files, picture_paths, score_files
 
@@ -128,7 +132,7 @@ def score(
     if not as_json:
         print(f"{'file'.ljust(width)}  clean_prob  likeliest regions of an artifact")
     failed = 0
-    for result in score_files(found, judge, pictures):
+    for result in score_files(found, judge, pictures, FaceFinder() if align else None):
         failed += result.error is not None
         print(json.dumps(result.to_json()) if as_json else result.in_words(width), flush=True)
     if failed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qgate.records import DEGENERATE, NONFINITE, REGIONS, Score, Verdict
+from qgate.records import FAULTS, REGIONS, Score, Verdict
 
 REASON_PROB = 0.5
 """A region is named as a reason from this probability on; where none reaches it, the likeliest one is named."""
@@ -15,7 +15,7 @@ def decide(score: Score, threshold: float) -> tuple[Verdict, tuple[str, ...]]:
     threshold: 0..1; accepted iff `clean_prob >= threshold`, so a higher threshold never accepts more.
     Returns the verdict and, for a rejected candidate, at least one reason, the likeliest region first.
     """
-    if score.fault in (NONFINITE, DEGENERATE):
+    if score.fault in FAULTS:
         return Verdict.REJECTED, (score.fault,)
     if score.fault is not None:
         return Verdict.FAILED, ()

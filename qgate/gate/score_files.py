@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from qgate.align import FaceFinder
 from qgate.errors import ImageError, OutputError
 from qgate.gate.classifier import Gate
 from qgate.gate.heat_picture import explain_picture
@@ -88,9 +89,12 @@ def picture_paths(paths: Sequence[Path], output: Path) -> dict[Path, Path]:
     return targets
 
 
-def score_files(files: Iterable[Path], gate: Gate, pictures: Mapping[Path, Path] | None = None) -> Iterator[FileScore]:
+def score_files(
+    files: Iterable[Path], gate: Gate, pictures: Mapping[Path, Path] | None = None, finder: FaceFinder | None = None
+) -> Iterator[FileScore]:
     """Score files, in their order; one that cannot be read carries its error.
 
+    finder: cuts the face out of pictures that are framed otherwise than aligned sets; None: all are judged as they are.
     pictures: file -> where to write its heat map, as `picture_paths` gives it.
     """
     walk = iter(files)
@@ -98,7 +102,7 @@ def score_files(files: Iterable[Path], gate: Gate, pictures: Mapping[Path, Path]
         images, errors = {}, {}
         for file in batch:
             try:
-                images[file] = read_image(file)
+                images[file] = _face(file, finder)
             except ImageError as error:
                 errors[file] = str(error)
         scores = dict(zip(images, gate.score(list(images.values())), strict=True))
@@ -108,6 +112,14 @@ def score_files(files: Iterable[Path], gate: Gate, pictures: Mapping[Path, Path]
                 picture = pictures[file]
                 _write_picture(file, images[file], score, gate, picture)
             yield FileScore(file, score, errors.get(file) or (score.fault if score else None), picture)
+
+
+def _face(file: Path, finder: FaceFinder | None) -> Tensor:
+    image = read_image(file)
+    face = finder.align(image) if finder is not None else image
+    if face is None:
+        raise ImageError(f"{file}: no face was found in it; --no-align judges the picture as it is")
+    return face
 
 
 def _write_picture(file: Path, image: Tensor, score: Score, gate: Gate, target: Path) -> None:

@@ -11,6 +11,14 @@ from typing import TYPE_CHECKING
 from qgate.errors import ConfigError, WeightsError
 from qgate.generators.base import Drawn, Generator, GeneratorInfo
 
+KNOWN: dict[str, tuple[str, ...]] = {
+    "mobile-stylegan": (),
+    "folder": ("align",),
+    "fake": (),
+    "stylegan2-ada": ("truncation_cutoff", "class_idx", "latents", "noise_mode"),
+}
+"""Settings that an embedded generator takes besides those that all have; a plug-in refuses by itself what it lacks."""
+
 __all__ = ["Drawn", "Generator", "GeneratorInfo", "open_generator", "stylegan2_path"]
 
 if TYPE_CHECKING:
@@ -31,9 +39,8 @@ def open_generator(settings: GeneratorSettings, device: torch.device) -> Generat
     if (path := stylegan2_path(settings.name)) is not None:
         name, argument = "stylegan2-ada", str(path)
     extras = settings.extras()
-    if name in ("mobile-stylegan", "folder", "fake") and extras:
-        key, value = next(iter(extras.items()))
-        raise ConfigError(f"generator.{key} = {value!r}: {name} knows nothing of it; leave it away")
+    if odd := [key for key in extras if key not in KNOWN.get(name, extras)]:
+        raise ConfigError(f"generator.{odd[0]} = {extras[odd[0]]!r}: {name} has no such option; drop it")
     opener = _embedded().get(name)
     if opener is None:
         added = _added()
@@ -92,7 +99,7 @@ def _open_folder(argument: str | None, settings: GeneratorSettings, device: torc
 
     if argument is None:
         raise WeightsError("folder: give the folder of images after the colon, for example folder:my-faces")
-    return FolderGenerator(Path(argument))
+    return FolderGenerator(Path(argument), settings.align == "auto")
 
 
 def _open_fake(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:

@@ -1,4 +1,7 @@
-"""`folder:PATH`: the candidates are image files that exist, in the order of their paths; seed i is the i-th file."""
+"""`folder:PATH`: the candidates are image files that exist, in the order of their paths; seed i is the i-th file.
+
+A picture that is framed otherwise than aligned face sets are is cut around its face first, and judged and written so.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from qgate.align import WHEEL, FaceFinder
 from qgate.errors import ImageError
 from qgate.generators.base import Drawn, GeneratorInfo
 from qgate.images import check_image, list_images, read_image
+from qgate.records import NO_FACE
 from qgate.seeds import check_seed
 
 LICENSE = "the terms of the judged images, which qgate does not know"
@@ -19,8 +24,13 @@ LICENSE = "the terms of the judged images, which qgate does not know"
 class FolderGenerator:
     """Judges images that exist, any generator's."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises ImageError where the folder holds no images or a file that only pretends to be one."""
+    def __init__(self, folder: Path, align: bool = True) -> None:
+        """align: cut faces out of pictures that are framed otherwise, and reject those without a face.
+
+        Raises ImageError where the folder holds no images or a file that only pretends to be one.
+        Raises WeightsError where the face finder cannot be fetched.
+        """
+        self._finder = FaceFinder() if align else None
         self._root, self._paths = folder, list_images(folder)
         listing = hashlib.sha256()
         for path in self._paths:
@@ -29,6 +39,8 @@ class FolderGenerator:
             check_image(path)
             stat = path.stat()
             listing.update(f"{path.relative_to(folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        if align:
+            listing.update(f"aligned {WHEEL.sha256}".encode())
         self.info = GeneratorInfo(
             name=f"folder:{folder.name}",
             digest=listing.hexdigest(),
@@ -43,9 +55,11 @@ class FolderGenerator:
         faults: list[str | None] = []
         for seed in seeds:
             try:
-                images.append(read_image(self._paths[check_seed(seed)]))
-                faults.append(None)
+                image = read_image(self._paths[check_seed(seed)])
             except ImageError as error:
                 images.append(None)
                 faults.append(str(error))
+                continue
+            images.append(self._finder.align(image) if self._finder is not None else image)
+            faults.append(None if images[-1] is not None else NO_FACE)
         return Drawn(images, faults, [str(self._paths[seed].relative_to(self._root)) for seed in seeds])

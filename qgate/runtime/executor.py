@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from qgate.cache import cache_dir, new_entry
@@ -81,6 +83,16 @@ def make_executor(
         warnings.warn("OpenVINO is not installed: the CPU runs torch op by op, several times slower", stacklevel=2)
         return _RowExecutor(module, precision)
     return _OpenVinoExecutor(ov, module, example, precision)
+
+
+def compile_file(path: Path) -> Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]:
+    """A network in a file that OpenVINO reads (.tflite, .onnx), on the CPU in fp32: one input, its outputs in order."""
+    ov = _openvino()
+    if ov is None:
+        raise QgateError(f"{path.name} needs OpenVINO; install it with pip install openvino")
+    core = ov.Core()
+    network = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda pixels: list(network((pixels,)).values())
 
 
 def expect_rows(execute: Executor, rows: int) -> None:
