@@ -147,11 +147,17 @@ class Training:
         return self._checkpoints[-1]
 
     def facts(self) -> dict[str, Any]:
-        """All that decides the weights: with the same facts the same machine makes the same gate."""
+        """All that decides the weights: with the same facts the same machine makes the same networks.
+
+        Votes on faces that only judge do not, unless a training stops early by them or has folds.
+        """
+        judged = self.config.folds or self.config.optimiser.patience is not None
+        rows = range(len(self.samples)) if judged else self.rows[Split.TRAIN]
+        learned = [*rows, *range(len(self.samples), len(self.targets.clean))]
         return {
-            "labels": self.labels.digest,
-            "weights": canonical_digest(self.targets.weight.tolist()),
-            "clean": canonical_digest(self.targets.clean.tolist()),
+            "labels": self.labels.part(rows).digest,
+            "weights": canonical_digest(self.targets.weight[learned].tolist()),
+            "clean": canonical_digest(self.targets.clean[learned].tolist()),
             "first": self.first and self.first.weights_sha256,
             "device": self.device.type,
             **{name: metadata.version(name) for name in ("qgate", "torch", "timm")},

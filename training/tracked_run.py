@@ -47,7 +47,7 @@ def _track(training: Training) -> Tracker:
     config, output = training.config, Path(training.config.output)
     return track(
         experiment=EXPERIMENT,
-        key=run_key(output, canonical_digest(training.facts())),
+        key=run_key(output, canonical_digest([training.facts(), training.labels.digest])),
         name=config.gate_name,
         params={**flatten(config.model_dump(mode="json")), "device": training.device, "cores": os.cpu_count()},
         tags={"qgate.output": str(output.absolute()), "qgate.labels": training.labels.digest},
