@@ -17,9 +17,10 @@ from training.data.pixels import Say
 from training.data.sources import LabelSet, read_sources
 from training.data.split import Split, split_of
 from training.data.tables import contents_of
-from training.metrics.figures import IMAGE_FILES, Figure, compare, figures
+from training.metrics.figures import IMAGE_FILES, Figure, apart_figures, compare, figures
 from training.metrics.judged import Judged, decided, join, score
 from training.metrics.metrics import METRICS, threshold_table
+from training.metrics.tone import tones
 
 ALL = "all"
 UNSEEN = (Split.TEST, Split.VALIDATION, Split.CALIBRATION)
@@ -68,13 +69,20 @@ def evaluate(gates: Sequence[str], config: TrainConfig, splits: Collection[str],
     rows = decided(labels.samples, everyone if ALL in splits else unseen(labels, bundles, splits))
     part = labels.part(rows)
     judged = [judge(bundle, part, config, say) for bundle in bundles]
+    others = labels.part(decided(labels.samples, unseen(labels, bundles, (Split.APART,))))
+    apart = [judge(bundle, others, config, say) for bundle in bundles]
     if not judged[0].both_kinds:
         raise LabelError(
             f"--split {' --split '.join(splits)}: {len(rows)} faces, {int(judged[0].clean.sum())} of them clean; both "
             "are needed: give more labels, or --split all if no gate was trained on these"
         )
     results = [
-        {**figures(found, config.resamples), "thresholds": threshold_table(found.clean, found.prob)} for found in judged
+        {
+            **figures(found, config.resamples),
+            "thresholds": threshold_table(found.clean, found.prob),
+            "apart": apart_figures(more, config.resamples),
+        }
+        for found, more in zip(judged, apart, strict=True)
     ]
     two = compare(judged[0], judged[1], config.resamples) if len(judged) == 2 else None
     return Evaluation(list(gates), results, two)
@@ -100,7 +108,8 @@ def judge(bundle: Bundle, labels: LabelSet, config: TrainConfig, say: Say) -> Ju
     device = pick_device(config.device)
     views = labels.views([look.preprocessing for look in bundle.card.looks], device, say)
     rows = range(len(labels.samples))
-    return join(labels.samples, rows, score(Gate(bundle, str(device)), views, rows, say), contents_of(config))
+    prob = score(Gate(bundle, str(device)), views, rows, say)
+    return join(labels.samples, rows, prob, contents_of(config), tones(views[0], rows))
 
 
 def _cells(found: dict[str, Any]) -> dict[str, str]:
@@ -112,6 +121,15 @@ def _cells(found: dict[str, Any]) -> dict[str, str]:
         for name in ("purity", "clean_accepted"):
             figure = {"value": row[name], "interval": row[f"{name}_interval"]}
             cells[f"{name} at {row['threshold']}"] = _in_words(figure)
+    for source, part in found["apart"].items():
+        name = f"{source}, {part['faces']} faces"
+        if part["auroc"] is not None:
+            cells[f"{name}: auroc"] = _in_words(part["auroc"])
+        for at in part["at_threshold"]:
+            for thing, share in at["clean_accepted_by_contents"].items():
+                cells[f"{name}: clean accepted at {at['threshold']}, {thing}"] = (
+                    f"{_in_words(share)} {share['hits']} of {share['faces']}"
+                )
     at = found["at_threshold"]
     for thing, share in at["clean_accepted_by_contents"].items():
         cells[f"clean accepted at {at['threshold']}, {thing}"] = (

@@ -80,15 +80,14 @@ class Gate:
     >>> gate.score(images)[0].clean_prob
     """
 
-    def __init__(self, bundle: Bundle, device: str = "auto") -> None:
-        """device: auto, cpu, cuda or cuda:N. The arithmetic is fp32; on GPUs with tensor cores fp16 (see README)."""
+    def __init__(self, bundle: Bundle, device: str = "auto", precision: str = "auto") -> None:
+        """device: auto, cpu, cuda or cuda:N. precision: of the arithmetic, as `pick_precision` takes it."""
         self.card, self.digest = bundle.card, bundle.digest
         self._bundle, self._device = bundle, pick_device(device)
         networks = [LookNetwork(bundle, look).eval().requires_grad_(False) for look in self.card.looks]
         self.explains = all(has_places(network.network) for network in networks)
-        # A CPU computes in bf16 at best, which moves scores more than fp16 does.
-        precision = pick_precision("auto", self._device) if self._device.type == "cuda" else "fp32"
-        self._execute = [make_executor(network, (network.example(),), self._device, precision) for network in networks]
+        arithmetic = pick_precision(precision, self._device)
+        self._execute = [make_executor(network, (network.example(),), self._device, arithmetic) for network in networks]
         self._at_once = [AT_ONCE] * len(networks)
 
     def expect(self, rows: int) -> None:
