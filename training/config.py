@@ -21,7 +21,9 @@ from qgate.gate.preprocess import Preprocessing
 HOME = Path(__file__).parent.parent
 """Paths that do not exist in the working folder are looked for here, where `training/labels` lies."""
 
-SHIPPED = "training/labels/train.csv"
+LABELS = "training/labels"
+"""Where the labels lie that come with qgate."""
+
 CONTENTS = "training/labels/contents.csv"
 PICTURE_CONTENTS = "training/labels/picture_contents.csv"
 
@@ -86,6 +88,13 @@ class SourceSettings(Settings):
     def needs_pictures(self) -> bool:
         """Whether it lies in the folder of pictures that do not come with qgate."""
         return any(place.startswith(PICTURES) for place in (self.path, self.root or ""))
+
+
+SHIPPED = (
+    SourceSettings(path=f"{LABELS}/random.csv", use=Use.JUDGE),
+    SourceSettings(path=f"{LABELS}/fullsize.csv", use=Use.LEARN),
+)
+"""The labels that come with qgate and were made at full size: random candidates that judge, and faces to learn from."""
 
 
 class SplitSettings(Settings):
@@ -158,10 +167,10 @@ class TrainConfig(Settings):
     """Everything that `qgate train` can be told."""
 
     sources: tuple[SourceSettings, ...] = Field(
-        (SourceSettings(path=SHIPPED),), min_length=1, description="labels: paths, or path, weight and limit"
+        SHIPPED, min_length=1, description="labels: paths, or path, weight and limit"
     )
     rehearse: int = Field(
-        400, ge=0, description="faces of the shipped labels mixed in where others refine a gate; 0: none"
+        400, ge=0, description="faces of each of the shipped label sets mixed in where others refine a gate; 0: none"
     )
     generators: dict[str, str] = Field(
         SHIPPED_GENERATORS,

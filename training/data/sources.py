@@ -27,6 +27,7 @@ from qgate.labels.store import SUFFIXES as STORE_SUFFIXES
 from qgate.labels.store import read_any
 from training.config import (
     HOME,
+    LABELS,
     SHIPPED,
     SourceSettings,
     SplitSettings,
@@ -158,7 +159,7 @@ def read_sources(config: TrainConfig, say: Say) -> LabelSet:
     """
     sources = list(config.sources)
     if config.rehearse and first_gate(config.pretrained) and not any(is_shipped(source.path) for source in sources):
-        sources.append(SourceSettings(path=SHIPPED, limit=max(config.rehearse, 8)))
+        sources += [source.model_copy(update={"limit": max(config.rehearse, 8)}) for source in SHIPPED]
     if config.pictures is None and (missing := [source.path for source in sources if source.needs_pictures]):
         say(f"no folder of pictures is given (--pictures): the gate learns nothing from {', '.join(missing)}", True)
         sources = [source for source in sources if not source.needs_pictures]
@@ -177,8 +178,8 @@ def read_sources(config: TrainConfig, say: Say) -> LabelSet:
 
 
 def is_shipped(path: str) -> bool:
-    """Whether these are the labels that come with qgate."""
-    return find(path).resolve() == (HOME / SHIPPED).resolve()
+    """Whether these are labels that come with qgate."""
+    return find(path).resolve().parent == (HOME / LABELS).resolve()
 
 
 def is_machine(vote: Label) -> bool:
@@ -294,8 +295,8 @@ def _add(samples: dict[Face, Sample], part: _Read, face: Face, votes: Sequence[L
 
 def _check_enough(samples: Sequence[Sample], config: TrainConfig) -> None:
     named = ", ".join(source.path for source in config.sources)
-    rehearsed = SHIPPED if not any(is_shipped(source.path) for source in config.sources) else None
-    own = [sample for sample in samples if sample.source != rehearsed]
+    asked = {source.path for source in config.sources}
+    own = [sample for sample in samples if sample.source in asked]
     clean = sum(_clean(sample.votes) for sample in own)
     if len(own) < config.min_faces:
         raise LabelError(
