@@ -58,3 +58,15 @@ def test_the_same_state_of_the_generator_gives_the_same_faces() -> None:
         torch.manual_seed(5)
         results.append(augment(faces(8), settings))
     assert torch.equal(*results)
+
+
+def test_smallest_says_how_coarse_a_rescaled_face_may_get() -> None:
+    x = faces(8)
+    change: dict[float, float] = {}
+    for smallest in (1.0, 0.9, 0.2):
+        torch.manual_seed(3)
+        found = augment(x, STILL.model_copy(update={"rescaled": 1.0, "smallest": smallest}))
+        mirrored = torch.minimum((found - x).abs().mean((1, 2, 3)), (found - x.flip(3)).abs().mean((1, 2, 3)))
+        change[smallest] = float(mirrored.mean())
+    assert change[1.0] == pytest.approx(0.0, abs=1e-3)
+    assert 1 < change[0.9] < 0.7 * change[0.2]

@@ -9,24 +9,29 @@ import torch
 
 from qgate.errors import BundleError
 from qgate.gate.bundle import Architecture, read_bundle, write_bundle
-from qgate.gate.classifier import Gate, _Judge, build_network
+from qgate.gate.classifier import Gate, LookNetwork, build_network
 from qgate.gate.open import load_gate
 from qgate.records import Score
 
 TINY = Architecture(backbone="test_efficientnet")
 
 
+def a_look(architecture: Architecture = TINY, name: str = "whole", **changes: Any) -> dict[str, Any]:
+    """changes: of the preprocessing."""
+    preprocessing = {"size": 64, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+    return {"name": name, "architecture": architecture.model_dump(), "preprocessing": preprocessing | changes}
+
+
 def save_bundle(folder: Path, **changes: Any) -> Path:
     torch.manual_seed(0)
     card = {
         "name": "tiny",
-        "architecture": TINY.model_dump(),
-        "preprocessing": {"size": 64, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
-        "calibration": {"slope": 1.0, "offset": 0.0},
+        "looks": [a_look()],
+        "calibrations": [{"weights": [1.0], "offset": 0.0}],
         "notes": "random weights",
         "license": "MIT",
     }
-    write_bundle(folder, build_network(TINY).state_dict(), card | changes)
+    write_bundle(folder, {"whole": build_network(TINY).state_dict()}, card | changes)
     return folder
 
 
@@ -39,9 +44,10 @@ def test_a_bundle_reads_back_as_it_was_written(tmp_path: Path) -> None:
     torch.manual_seed(0)
 
     assert bundle.card.name == "tiny"
-    assert bundle.card.preprocessing.size == 64
+    (look,) = bundle.card.looks
+    assert (look.preprocessing.size, look.preprocessing.crop, look.ask_from) == (64, (0.0, 0.0, 1.0, 1.0), 0.0)
     for name, tensor in build_network(TINY).state_dict().items():
-        assert torch.equal(bundle.weights[name], tensor)
+        assert torch.equal(bundle.weights_of(look)[name], tensor)
 
 
 def test_a_score_is_a_calibrated_probability_with_one_for_each_region(tmp_path: Path) -> None:
@@ -53,7 +59,8 @@ def test_a_score_is_a_calibrated_probability_with_one_for_each_region(tmp_path: 
 
 def test_calibration_changes_the_probability_and_not_its_order(tmp_path: Path) -> None:
     plain = load_gate(save_bundle(tmp_path / "a"), "cpu").score(faces(6))
-    sharp = load_gate(save_bundle(tmp_path / "b", calibration={"slope": 3.0, "offset": -1.0}), "cpu").score(faces(6))
+    calibrations = [{"weights": [3.0], "offset": -1.0}]
+    sharp = load_gate(save_bundle(tmp_path / "b", calibrations=calibrations), "cpu").score(faces(6))
     probs = [[score.clean_prob or 0.0 for score in scores] for scores in (plain, sharp)]
 
     expected = torch.sigmoid(3 * torch.logit(torch.tensor(probs[0])) - 1)
@@ -68,11 +75,12 @@ def test_a_score_does_not_depend_on_the_batch(tmp_path: Path) -> None:
 
 
 def test_the_network_is_one_graph_without_a_break_for_torch_compile(tmp_path: Path) -> None:
-    judge = _Judge(read_bundle(save_bundle(tmp_path))).eval()
+    bundle = read_bundle(save_bundle(tmp_path))
+    network = LookNetwork(bundle, bundle.card.looks[0]).eval()
     pixels = faces(2)[..., :64, :64]
     with torch.inference_mode():
-        compiled = torch.compile(judge, fullgraph=True, backend="eager")(pixels)
-        expected = judge(pixels)
+        compiled = torch.compile(network, fullgraph=True, backend="eager")(pixels)
+        expected = network(pixels)
 
     torch.testing.assert_close(compiled, expected)
 
@@ -86,7 +94,7 @@ def test_an_image_that_shows_nothing_is_degenerate(tmp_path: Path) -> None:
 
 def test_weights_that_are_not_numbers_give_nonfinite_and_no_probability(tmp_path: Path) -> None:
     bundle = read_bundle(save_bundle(tmp_path))
-    bundle.weights["classifier.bias"][0] = float("nan")
+    bundle.weights["whole.classifier.bias"][0] = float("nan")
 
     assert Gate(bundle, "cpu").score(faces(1))[0] == Score(None, fault="nonfinite")
 
@@ -114,13 +122,16 @@ def test_a_flipped_bit_in_the_weights_is_found(tmp_path: Path) -> None:
         read_bundle(tmp_path)
 
 
+EVIL = a_look() | {"architecture": {"backbone": "x", "arguments": {"checkpoint_path": "evil.pth"}}}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "format"),
-        ({"calibration": {"slope": -1, "offset": 0}}, r"calibration\.slope"),
+        ({"format": 3}, "format"),
+        ({"calibrations": [{"weights": [-1], "offset": 0}]}, r"calibrations\.0\.weights\.0"),
         ({"surprise": 1}, "surprise"),
-        ({"architecture": {"backbone": "x", "arguments": {"checkpoint_path": "evil.pth"}}}, "no argument of a bundle"),
+        ({"looks": [EVIL]}, "no argument of a bundle"),
         ({"regions": ["mouth"]}, "its regions are"),
     ],
 )
@@ -140,14 +151,14 @@ def test_a_card_that_is_no_json_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
-    save_bundle(tmp_path, architecture={"backbone": "test_resnet", "arguments": {}})
+    save_bundle(tmp_path, looks=[a_look(Architecture(backbone="test_resnet"))])
 
-    with pytest.raises(BundleError, match="the weights do not fit the architecture"):
+    with pytest.raises(BundleError, match="the weights of the look whole do not fit its architecture"):
         load_gate(tmp_path, "cpu")
 
 
 def test_an_unknown_backbone_is_answered_with_near_names(tmp_path: Path) -> None:
-    save_bundle(tmp_path, architecture={"backbone": "test_efficientnat", "arguments": {}})
+    save_bundle(tmp_path, looks=[a_look(Architecture(backbone="test_efficientnat"))])
 
     with pytest.raises(BundleError, match=r"no model 'test_efficientnat'.*test_"):
         load_gate(tmp_path, "cpu")

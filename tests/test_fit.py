@@ -25,7 +25,7 @@ LITE0 = Architecture(backbone="tf_efficientnet_lite0", arguments={"global_pool":
 def test_targets_are_means_over_the_votes() -> None:
     face = Face("fake:64", 1)
     votes = [[Label(face, 1, (), "a"), Label(face, 3, ("eyes", "mouth"), "b")], [Label(face, 0, (), "a")]]
-    targets = make_targets(votes, [None, None], TargetSettings(clean_by_severity=(1.0, 0.9, 0.1, 0.0)))
+    targets = make_targets(votes, [1.0] * 2, [None] * 2, TargetSettings(clean_by_severity=(1.0, 0.9, 0.1, 0.0)))
     assert targets.clean.tolist() == [0.45, 1.0]
     assert targets.clean_votes.tolist() == [0.5, 1.0]
     assert dict(zip(REGIONS, targets.regions[0].tolist(), strict=True)) == {
@@ -33,18 +33,27 @@ def test_targets_are_means_over_the_votes() -> None:
     }
 
 
+def test_votes_teach_as_far_as_they_are_trusted_and_count_as_before() -> None:
+    face = Face("fake:64", 1)
+    votes = [[Label(face, severity, (), "a")] for severity in (0, 1, 3, 0)]
+    settings = TargetSettings(clean_by_severity=(1.0, 0.9, 0.1, 0.0))
+    targets = make_targets(votes, [0.8, 0.8, 0.8, 1.0], [None] * 4, settings)
+    assert targets.clean.tolist() == pytest.approx([0.9, 0.82, 0.1, 1.0])
+    assert targets.clean_votes.tolist() == [1.0, 1.0, 0.0, 1.0]
+
+
 def test_a_clean_face_with_rare_contents_counts_more_and_an_artifact_does_not() -> None:
     face = Face("fake:64", 1)
     votes = [[Label(face, severity, (), "a")] for severity in (0, 1, 3, 0, 0)]
     contents = [frozenset({"headwear", "hand"}), frozenset({"glasses"}), frozenset({"hand"}), frozenset(), None]
     settings = TargetSettings(clean_weights={"headwear": 3.0, "hand": 4.0})
-    assert make_targets(votes, contents, settings).weight.tolist() == [4.0, 1.0, 1.0, 1.0, 1.0]
+    assert make_targets(votes, [1.0] * 5, contents, settings).weight.tolist() == [4.0, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_an_artifact_without_a_region_teaches_nothing_of_regions() -> None:
     face = Face("fake:64", 1)
     votes = [[Label(face, 0, (), "a")], [Label(face, 3, (), "a")], [Label(face, 3, ("eyes",), "a")]]
-    assert make_targets(votes, [None] * 3, TargetSettings()).named.tolist() == [True, False, True]
+    assert make_targets(votes, [1.0] * 3, [None] * 3, TargetSettings()).named.tolist() == [True, False, True]
 
 
 def test_every_backbone_can_have_its_first_stages_frozen() -> None:

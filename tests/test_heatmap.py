@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from qgate.cli.main import main
 from qgate.errors import BundleError
-from qgate.gate.bundle import Calibration
 from qgate.gate.classifier import build_network
 from qgate.gate.heat_picture import explain_picture, paint
 from qgate.gate.heatmap import HeatMapper
@@ -56,7 +55,7 @@ class RedIsAnArtifact(nn.Module):
 
 
 def mapper(network: nn.Module) -> HeatMapper:
-    return HeatMapper(network, PREPROCESSING, Calibration(slope=1.0, offset=0.0))
+    return HeatMapper(network, PREPROCESSING)
 
 
 def red_spot(row: int, column: int) -> Tensor:
@@ -75,29 +74,32 @@ def peak(heat: np.ndarray) -> tuple[int, int]:
 @pytest.mark.parametrize("pool", ["max", "avg"])
 @pytest.mark.parametrize("layout", ["nchw", "nhwc", "tokens"])
 def test_the_peak_lies_where_the_evidence_is(layout: str, pool: str) -> None:
-    row, column = peak(mapper(RedIsAnArtifact(layout, pool))(red_spot(24, 64)))
+    _, heat = mapper(RedIsAnArtifact(layout, pool))(red_spot(24, 64))
+    row, column = peak(heat)
 
     assert abs(row - 24) <= 8 and abs(column - 64) <= 8
 
 
-def test_the_highest_value_is_the_probability_of_an_artifact() -> None:
-    heat = mapper(RedIsAnArtifact())(red_spot(24, 64))
+def test_a_map_says_by_how_much_the_logit_of_clean_would_rise() -> None:
+    logit, heat = mapper(RedIsAnArtifact())(red_spot(24, 64))
 
+    assert logit == pytest.approx(-6.0, abs=1e-5)  # 2 - 8
     assert heat.shape == (96, 96) and heat.dtype == np.float32
-    assert heat.min() == 0
-    assert heat.max() == pytest.approx(0.997527, abs=1e-5)  # sigmoid(8 - 2)
+    # The spot is 2 of 12 places wide: only two windows of 3 take all of it away, to its mean of 4 in 144 red.
+    assert 0 < heat.max() <= 8 * (1 - 4 / 144)
+    assert heat[80, 20] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_mirrored_image_has_the_mirrored_map() -> None:
     explain, pixels = mapper(RedIsAnArtifact()), red_spot(40, 24)
 
-    np.testing.assert_allclose(explain(pixels.flip(-1)), explain(pixels)[:, ::-1], atol=1e-6)
+    np.testing.assert_allclose(explain(pixels.flip(-1))[1], explain(pixels)[1][:, ::-1], atol=1e-6)
 
 
-def test_an_image_with_nothing_against_it_has_an_empty_map() -> None:
+def test_where_nothing_is_against_it_an_image_gets_no_cleaner() -> None:
     plain = torch.full((1, 3, SIDE, SIDE), 60, dtype=torch.uint8)
 
-    assert mapper(RedIsAnArtifact(pool="max"))(plain).max() == 0
+    assert mapper(RedIsAnArtifact(pool="max"))(plain)[1].max() == pytest.approx(0, abs=1e-6)
 
 
 def test_a_network_that_reads_no_places_is_refused() -> None:
@@ -132,7 +134,7 @@ def test_other_backbones_of_timm_have_maps_too(backbone: str) -> None:
     network = build_network(TINY.model_copy(update={"backbone": backbone, "arguments": arguments})).eval()
     pixels = torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8)
 
-    assert mapper(network)(pixels).max() > 0
+    assert mapper(network)(pixels)[1].max() > 0
 
 
 def test_heat_is_painted_where_it_is_and_leaves_the_rest() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from qgate.errors import QgateError
 from qgate.gate.bundle import Calibration
 from qgate.labels.rows import Face, Label
 from qgate.records import REGIONS
 from training.data.sources import Sample
 from training.metrics import metrics
-from training.metrics.figures import at_threshold, compare, figures
+from training.metrics.figures import apart_figures, at_threshold, compare, figures
 from training.metrics.judged import Judged, join
 from training.metrics.suspects import find_suspects
 from training.report.curves import curves
@@ -19,18 +20,39 @@ from training.report.curves import curves
 def test_platts_fit_finds_the_numbers_that_made_the_votes() -> None:
     for spread in (4.0, 0.001):
         logits = np.linspace(-spread, spread, 81)
-        slope, offset = metrics.fit_platt(logits, 1 / (1 + np.exp(-(1.7 * logits - 0.6))))
-        assert (slope, offset) == (pytest.approx(1.7, abs=1e-3), pytest.approx(-0.6, abs=1e-4))
-    assert metrics.fit_platt(np.ones(4), np.array([0.0, 1.0, 0.5, 0.5])) == (0.0, 0.0)
+        found = metrics.fit_calibration(logits[:, None], 1 / (1 + np.exp(-(1.7 * logits - 0.6))))
+        assert found.weights == pytest.approx((1.7,), abs=1e-3)
+        assert found.offset == pytest.approx(-0.6, abs=1e-4)
+    with pytest.raises(QgateError, match="says the same of every face"):
+        metrics.fit_calibration(np.ones((4, 1)), np.array([0.0, 1.0, 0.5, 0.5]))
+    with pytest.raises(QgateError, match="what the network says are no numbers; lower the learning rate"):
+        metrics.fit_calibration(np.array([[0.0], [1.0], [np.nan]]), np.array([0.0, 1.0, 1.0]))
+
+
+def test_the_fit_finds_the_weight_of_each_look() -> None:
+    logits = np.random.default_rng(4).normal(size=(400, 2)) * (3.0, 0.5) + (1.0, -2.0)
+    found = metrics.fit_calibration(logits, 1 / (1 + np.exp(-(logits @ (0.4, 1.9) + 0.7))))
+    assert found.weights == pytest.approx((0.4, 1.9), abs=1e-3)
+    assert found.offset == pytest.approx(0.7, abs=1e-3)
+
+
+def test_no_look_is_given_a_negative_weight() -> None:
+    logits = np.random.default_rng(5).normal(size=(400, 2))
+    found = metrics.fit_calibration(logits, 1 / (1 + np.exp(-(1.2 * logits[:, 0] - 0.8 * logits[:, 1] + 0.3))))
+    first, second = found.weights
+    assert (first > 0.5, second) == (True, 0.0)
+    with pytest.raises(QgateError, match="its logits do not rise with clean votes; train longer"):
+        metrics.fit_calibration(logits, 1 / (1 + np.exp(logits @ (1.2, 0.8))))
 
 
 def test_few_faces_hardly_move_a_calibration_and_many_decide_it() -> None:
-    before = Calibration(slope=1.0, offset=0.0)
+    before = Calibration(weights=(1.0,), offset=0.0)
     found = {}
     for n in (5, 5000):
-        logits = np.linspace(-3, 3, n)
-        votes = 1 / (1 + np.exp(-(3.0 * logits - 2.0)))
-        found[n] = metrics.fit_platt(logits, metrics.lean_on(before, logits, votes))
+        logits = np.linspace(-3, 3, n)[:, None]
+        votes = 1 / (1 + np.exp(-(3.0 * logits[:, 0] - 2.0)))
+        fitted = metrics.fit_calibration(logits, metrics.lean_on(before, logits, votes))
+        found[n] = (*fitted.weights, fitted.offset)
     assert found[5] == pytest.approx((1.0, 0.0), abs=0.15)
     assert found[5000] == pytest.approx((3.0, -2.0), abs=0.15)
 
@@ -97,6 +119,7 @@ def judged(clean: list[bool], prob: list[float], **changes: object) -> Judged:
         "psi": np.ones(n),
         "source": ["labels.csv"] * n,
         "contents": [None] * n,
+        "tones": [""] * n,
     }
     return Judged(**(parts | changes))  # type: ignore[arg-type]
 
@@ -142,11 +165,54 @@ def test_rejections_are_counted_by_severity_region_and_contents() -> None:
     assert shares == {"0": (0, 2), "1": (1, 1), "2": (1, 2), "3": (1, 1)}
     assert found["recall_by_region"]["mouth"]["value"] == 0.5
     assert found["recall_by_region"]["ears"] is None
-    rejects = found["false_rejects_by_contents"]
-    assert (rejects["headwear"]["hits"], rejects["headwear"]["faces"]) == (1, 2)
-    assert rejects["hand"]["value"] == 1.0
-    assert rejects["person"] is None
-    assert rejects["none of these"]["value"] == 0.0
+    accepted = found["clean_accepted_by_contents"]
+    assert accepted.keys() == {"none of these", "headwear", "hand"}
+    assert (accepted["headwear"]["hits"], accepted["headwear"]["faces"]) == (1, 2)
+    assert {name: figure["ratio"] for name, figure in accepted.items()} == {
+        "none of these": 1.0,
+        "headwear": 0.5,
+        "hand": 0.0,
+    }
+
+
+def test_clean_faces_are_counted_by_skin_tone_and_none_is_compared_where_no_face_is_plain() -> None:
+    faces = judged(
+        [True, True, True, True, False],
+        [0.95, 0.5, 0.92, 0.91, 0.99],
+        contents=[frozenset({"hand"}), frozenset({"hand"}), None, None, None],
+        tones=["dark", "dark", "light", "", "dark"],
+    )
+    found = at_threshold(faces, 0.9)["clean_accepted_by_contents"]
+    assert {name: (figure["hits"], figure["faces"]) for name, figure in found.items()} == {
+        "hand": (1, 2),
+        "skin light": (1, 1),
+        "skin dark": (1, 2),
+    }
+    assert not any("ratio" in figure for figure in found.values())
+
+
+def test_faces_of_other_origin_have_figures_of_their_own_by_source() -> None:
+    faces = judged(
+        [True, True, False, False, True, True],
+        [0.95, 0.6, 0.7, 0.2, 0.99, 0.4],
+        source=["drawings", "drawings", "drawings", "drawings", "photographs", "photographs"],
+        contents=[frozenset(), frozenset(), None, None, frozenset(), frozenset({"glasses"})],
+    )
+    found = apart_figures(faces, 20)
+    assert found.keys() == {"drawings", "photographs"}
+    drawings, photographs = found["drawings"], found["photographs"]
+    assert [(part["faces"], part["clean"]) for part in (drawings, photographs)] == [(4, 2), (2, 2)]
+    assert (drawings["auroc"]["value"], photographs["auroc"]) == (0.75, None)
+    # Four faces are four bins: |0.95 - 1|, |0.6 - 1|, |0.7 - 0| and |0.2 - 0|.
+    assert drawings["ece"]["value"] == pytest.approx((0.05 + 0.4 + 0.7 + 0.2) / 4)
+    assert [table["threshold"] for table in drawings["at_threshold"]] == [0.5, 0.9]
+    assert [table["accepted"]["value"] for table in drawings["at_threshold"]] == [0.75, 0.25]
+    accepted = photographs["at_threshold"][0]["clean_accepted_by_contents"]
+    assert {name: (figure["value"], figure["ratio"]) for name, figure in accepted.items()} == {
+        "none of these": (1.0, 1.0),
+        "glasses": (0.0, 0.0),
+    }
+    assert apart_figures(faces.part([]), 20) == {}
 
 
 def test_figures_hold_every_metric_with_its_interval_and_groups_of_both_kinds() -> None:

@@ -126,7 +126,7 @@ def test_a_training_starts_from_a_registered_gate_and_is_evaluated_beside_it(
 
     card, tiny = read_bundle(Path(output)).card, read_bundle(Path("tiny")).card
     assert card.training["started_from"] == f"gate tiny, {tiny.weights_sha256[:12]}"
-    assert card.architecture == tiny.architecture
+    assert card.looks == tiny.looks
     capsys.readouterr()
     both = ("--gate", CHAMPION, "--gate", output, "--labels", labels, "--set", "resamples=20")
     assert command("evaluate", *both, "--json") == 0

@@ -17,11 +17,11 @@ from qgate.gate.open import load_gate
 from qgate.labels.answers import Answer, Decision
 from qgate.labels.rows import Face, read_labels
 from qgate.labels.store import LabelStore
-from tests.training_recipe import brightness, learnable, quiet, recipe, same, write_labels
-from training.config import SHIPPED, AugmentSettings, gate_splits
+from tests.training_recipe import brightness, learnable, look, quiet, recipe, same, write_labels
+from training.config import SHIPPED, AugmentSettings, LookSettings, gate_splits
 from training.crossfit import CrossValidation
 from training.data.lineage import learned_only
-from training.data.pixels import Pixels
+from training.data.pixels import Views
 from training.data.sources import read_sources
 from training.data.split import Split, split_of
 from training.evaluate import unseen
@@ -43,17 +43,17 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_small_training_makes_a_gate_that_judges_as_its_figures_say(tmp_path: Path) -> None:
     config = recipe(tmp_path)
     training = Training(config, quiet)
-    pixels = training.draw()
-    network = training.fit(pixels)
+    views = training.draw()
+    networks = training.fit(views)
     # What so short a training finds is chance, and a calibration that falls would be refused: the votes follow it.
     rows = training.rows[Split.CALIBRATION]
-    logits = predict(network, config, pixels, rows, quiet)  # type: ignore[arg-type]
+    logits = predict(networks["whole"], config, config.looks[0], views[0], rows, quiet)
     training.targets.clean_votes[rows] = 1 / (1 + torch.exp(-2 * torch.from_numpy(logits))).numpy()
-    card, judged = training.write(network, pixels, tmp_path / "gate")
-    probs = score(load_gate(tmp_path / "gate", "cpu"), pixels, judged.rows, quiet)
+    card, judged = training.write(networks, views, tmp_path / "gate")
+    probs = score(load_gate(tmp_path / "gate", "cpu"), views, judged.rows, quiet)
     found = metrics.auroc(judged.clean, probs)
     assert card.figures["auroc"]["value"] == pytest.approx(found, abs=1e-5)
-    assert card.calibration.slope == pytest.approx(2.0, rel=0.05)
+    assert card.calibrations[0].weights == pytest.approx((2.0,), rel=0.05)
     assert card.notes == "No person: a formula. Good for nothing."
     assert sum(card.training["faces"].values()) == 32
     assert read_bundle(tmp_path / "gate").card == card
@@ -61,10 +61,10 @@ def test_a_small_training_makes_a_gate_that_judges_as_its_figures_say(tmp_path: 
 
 def test_the_same_seed_trains_the_same_weights_whatever_is_done_between_epochs(tmp_path: Path) -> None:
     training = Training(recipe(tmp_path), quiet)
-    pixels = training.draw()
-    first = training.fit(pixels).state_dict()
+    views = training.draw()
+    first = training.fit(views)["whole"].state_dict()
     training.forget()
-    again = training.fit(pixels, lambda epoch, found: torch.manual_seed(epoch) and None).state_dict()
+    again = training.fit(views, lambda epoch, found: torch.manual_seed(epoch) and None)["whole"].state_dict()
     assert same(first, again)
 
 
@@ -103,10 +103,10 @@ def test_suspects_count_less_in_the_gate_and_not_in_the_folds_that_found_them(
     weights: list[NDArray[np.float64]] = []
     fit_rows = Training.fit_rows
 
-    def watched(training: Training, pixels: Pixels, *args: Any) -> Fitted:
+    def watched(training: Training, views: Views, *args: Any) -> dict[str, Fitted]:
         fitted.append((args[2], training))
         weights.append(training.targets.weight.copy())
-        return fit_rows(training, pixels, *args)
+        return fit_rows(training, views, *args)
 
     monkeypatch.setattr(Training, "fit_rows", watched)
     wrong = {3, 50, 120, 121}
@@ -136,8 +136,9 @@ def test_a_fold_never_judges_a_face_that_it_learned_from(tmp_path: Path) -> None
 def test_folds_that_would_judge_nothing_are_refused_at_once(tmp_path: Path) -> None:
     shipped = {"path": SHIPPED, "limit": 200}
     card = read_bundle(DEFAULT).card
+    looks = tuple(LookSettings.model_validate(found.model_dump()) for found in card.looks)
     config = recipe(tmp_path, sources=[shipped], folds=2, pretrained="default", splits=gate_splits(card).model_dump())
-    training = Training(config.model_copy(update={"architecture": card.architecture}), quiet)
+    training = Training(config.model_copy(update={"looks": looks}), quiet)
     with pytest.raises(LabelError, match="it would judge 0 faces"):
         CrossValidation(training)
     with pytest.raises(ValueError, match="faces of both kinds"):
@@ -158,13 +159,13 @@ def test_what_decides_the_weights_names_a_training(tmp_path: Path) -> None:
 
 def test_a_backbone_that_takes_no_such_images_is_refused_before_any_face_is_drawn(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="takes no images of 64 pixels"):
-        Training(recipe(tmp_path, architecture={"backbone": "vit_tiny_patch16_224"}), quiet)
+        Training(recipe(tmp_path, looks=[look("vit_tiny_patch16_224")]), quiet)
 
 
 def test_faces_that_are_no_random_sample_are_only_learned_from(tmp_path: Path) -> None:
     plain = write_labels(tmp_path / "plain.csv", range(96))
     chosen = write_labels(tmp_path / "chosen.csv", range(1000, 1040))
-    sources = [str(plain), {"path": str(chosen), "learn_only": True}]
+    sources = [str(plain), {"path": str(chosen), "use": "learn"}]
     training = Training(recipe(tmp_path, sources=sources, folds=3), quiet)
     mine = {row for row, sample in enumerate(training.samples) if sample.face.seed >= 1000}
     assert len(mine) == 40
@@ -178,9 +179,7 @@ def test_a_fold_learns_from_no_face_whose_seed_it_judges_at_another_truncation(t
     plain = write_labels(tmp_path / "plain.csv", range(96))
     nearer = write_labels(tmp_path / "nearer.csv", range(96))
     nearer.write_text(nearer.read_text().replace(",1.0,", ",0.7,"))
-    training = Training(
-        recipe(tmp_path, sources=[str(plain), {"path": str(nearer), "learn_only": True}], folds=3), quiet
-    )
+    training = Training(recipe(tmp_path, sources=[str(plain), {"path": str(nearer), "use": "learn"}], folds=3), quiet)
     for held, others in (CrossValidation(training)._parts(number) for number in range(3)):
         assert {training.samples[row].face.psi for row in held} == {1.0}
         assert {training.samples[row].face.psi for row in others} == {1.0, 0.7}
@@ -191,7 +190,7 @@ def test_a_fold_learns_from_no_face_whose_seed_it_judges_at_another_truncation(t
 def test_faces_that_a_gate_only_learned_from_never_judge_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = write_labels(tmp_path / "plain.csv", range(200), brightness)
     chosen = write_labels(tmp_path / "chosen.csv", range(1000, 1040), brightness)
-    config = learnable(tmp_path, sources=[str(plain), {"path": str(chosen), "learn_only": True}])
+    config = learnable(tmp_path, sources=[str(plain), {"path": str(chosen), "use": "learn"}])
     train(config)
     gate = read_bundle(tmp_path / "gate")
     # The same faces in another file, of which nothing says that they were learned from.
@@ -229,7 +228,8 @@ def test_a_training_that_gets_no_better_stops_and_takes_its_best_epoch(tmp_path:
     rows = training.rows[Split.TRAIN]
     fitted = fit(
         settings,
-        training.draw(),
+        settings.looks[0],
+        training.draw()[0],
         training.targets,
         rows,
         training.device,
@@ -250,20 +250,20 @@ def test_a_killed_training_goes_on_after_its_last_whole_epoch_and_ends_the_same(
     training = Training(config.model_copy(update={"optimiser": optimiser}), quiet)
     batches = len(training.rows[Split.TRAIN]) // optimiser.batch_size
     assert accumulate == 1 or batches % accumulate  # some wait at the end of an epoch
-    pixels = training.draw()
-    whole = training.fit(pixels).state_dict()
+    views = training.draw()
+    whole = training.fit(views)["whole"].state_dict()
     training.forget()
 
     def stop_in_the_third(text: str, important: bool = False, done: int = 0, total: int = 0) -> None:
-        if text.startswith("epoch 3 of 3"):
+        if text.startswith("whole, epoch 3 of 3"):
             raise StoppedError("stopped")
 
     with pytest.raises(StoppedError):
-        Training(training.config, stop_in_the_third).fit(pixels)
+        Training(training.config, stop_in_the_third).fit(views)
     epochs: list[int] = []
-    again = Training(training.config, quiet).fit(pixels, lambda epoch, found: epochs.append(epoch)).state_dict()
+    again = Training(training.config, quiet).fit(views, lambda epoch, found: epochs.append(epoch))
     assert epochs == [3]
-    assert same(whole, again)
+    assert same(whole, again["whole"].state_dict())
 
 
 def test_a_store_remembers_what_a_training_with_its_labels_reached(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Labels of every kind become one set of faces, a face is in one split, and wrong input is named."""
+"""Labels of every kind become one set of faces, and wrong input is named."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import torch
 from qgate.errors import LabelError
 from qgate.gate.preprocess import Preprocessing
 from qgate.labels.answers import Answer, Decision
-from qgate.labels.rows import Face, gather_votes, read_labels
+from qgate.labels.rows import Face
 from qgate.labels.store import LabelStore
 from tests.training_recipe import HEADER, quiet, recipe, write_image, write_labels
-from training.config import SHIPPED, SplitSettings, TrainConfig, find, load_train_config
-from training.data.sources import read_sources, take
-from training.data.split import Split, fold_of, split_of, split_rows
-from training.data.tables import read_contents
+from training.config import TrainConfig, Use
+from training.data.sources import read_source, read_sources
+from training.data.tables import read_contents, read_picture_contents
 
-SHARES = SplitSettings(validation=0.08, calibration=0.1, test=0.1)
 SMALL = Preprocessing(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
@@ -32,63 +30,6 @@ def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def settings(*sources: object, **changes: object) -> TrainConfig:
     return recipe(Path(), sources=list(sources), **({"min_faces": 2} | changes))
-
-
-# Splits
-
-
-def test_a_face_stays_in_its_split_whatever_the_order_and_the_other_faces() -> None:
-    seeds = [str(seed) for seed in range(2000)]
-    rows = split_rows(seeds, SHARES)
-    assert {split.value: len(rows[split]) for split in Split} == {
-        "train": 1478,
-        "validation": 135,
-        "calibration": 211,
-        "test": 176,
-    }
-    assert sorted(row for found in rows.values() for row in found) == list(range(2000))
-    backwards = split_rows(seeds[::-1][:500], SHARES)
-    assert [1999 - row for row in backwards[Split.TEST]][::-1] == [row for row in rows[Split.TEST] if row >= 1500]
-
-
-def test_faces_only_learned_from_are_trained_on_unless_another_split_has_their_seed() -> None:
-    seeds = [str(seed) for seed in range(2000)]
-    rows = split_rows([*seeds, *seeds, "2000", "2001"], SHARES, [False] * 2000 + [True] * 2002)
-    plain = split_rows(seeds, SHARES)
-    again = [2000 + row for row in plain[Split.TRAIN]]
-    assert rows == plain | {Split.TRAIN: [*plain[Split.TRAIN], *again, 4000, 4001]}
-
-
-def test_folds_are_of_about_one_size_and_none_of_their_business_is_the_split() -> None:
-    folds = [fold_of(str(seed), 4) for seed in range(2000)]
-    assert all(440 < folds.count(fold) < 560 for fold in range(4))
-    test = [fold_of(str(seed), 4) for seed in range(2000) if split_of(str(seed), SHARES) is Split.TEST]
-    assert len(set(test)) == 4
-
-
-def test_one_face_is_never_in_two_splits_of_the_shipped_labels() -> None:
-    faces = sorted(gather_votes(read_labels(find(SHIPPED))))
-    rows = split_rows([str(face.seed) for face in faces], SHARES)
-    seeds = {split: {faces[row].seed for row in rows[split]} for split in Split}
-    assert sum(map(len, seeds.values())) == len(set().union(*seeds.values())) == 5400
-
-
-def test_the_later_votes_are_of_faces_that_the_shipped_gate_is_not_judged_by() -> None:
-    again, judged = (gather_votes(read_labels(find(path))) for path in ("training/labels/again.csv", SHIPPED))
-    splits = load_train_config(find("configs/train.yaml")).splits
-    shared = {face for face in again if face in judged}
-    assert len(shared) > 2000
-    assert {split_of(str(face.seed), splits) for face in shared} == {Split.TRAIN}
-
-
-def test_a_limit_keeps_both_kinds_in_every_split_and_a_larger_one_keeps_them_all() -> None:
-    faces = [(str(seed), seed % 5 > 0) for seed in range(1000)]
-    few, more = take(faces, 40, SHARES), take(faces, 300, SHARES)
-    assert (len(few), len(more)) == (40, 300)
-    assert few < more
-    found = {(split_of(faces[row][0], SHARES), faces[row][1]) for row in few}
-    assert found == {(split, clean) for split in Split for clean in (True, False)}
-    assert 0.15 < sum(not faces[row][1] for row in more) / 300 < 0.25
 
 
 # Sources
@@ -113,8 +54,8 @@ def test_sources_of_every_kind_are_one_set_of_faces() -> None:
     assert [(vote.annotator, vote.severity) for vote in zero.votes] == [("test", 0), ("ann", 2)]
     files = [sample for sample in labels.samples if sample.face.file_name]
     assert {len(sample.identity) for sample in files} == {64}
-    pixels = labels.pixels(SMALL, torch.device("cpu"), quiet)
-    assert pixels[range(len(pixels))].shape == (16, 3, 32, 32)  # type: ignore[index]
+    (pixels,) = labels.views([SMALL], torch.device("cpu"), quiet)
+    assert pixels[range(len(pixels))].shape == (16, 3, 32, 32)
 
 
 def test_a_name_of_the_rows_is_the_generator_that_draws_them() -> None:
@@ -154,13 +95,13 @@ def test_a_new_source_draws_only_its_own_faces() -> None:
     def say(text: str, important: bool = False, done: int = 0, total: int = 0) -> None:
         said.append(text)
 
-    first = read_sources(settings("a.csv"), quiet).pixels(SMALL, torch.device("cpu"), say)
-    both = read_sources(settings("a.csv", "b.csv"), quiet).pixels(SMALL, torch.device("cpu"), say)
+    (first,) = read_sources(settings("a.csv"), quiet).views([SMALL], torch.device("cpu"), say)
+    (both,) = read_sources(settings("a.csv", "b.csv"), quiet).views([SMALL], torch.device("cpu"), say)
     assert said == ["drawing 32 of 40 faces", "drawing 40 of 40 faces", "drawing 5 of 5 faces"]
     assert (first[list(range(40))] == both[list(range(40))]).all()
     both.paths[3].write_bytes(both.paths[3].read_bytes()[:100])
     said.clear()
-    again = read_sources(settings("a.csv"), quiet).pixels(SMALL, torch.device("cpu"), say)
+    (again,) = read_sources(settings("a.csv"), quiet).views([SMALL], torch.device("cpu"), say)
     assert said == ["drawing 1 of 1 faces"]
     assert (first[list(range(40))] == again[list(range(40))]).all()
 
@@ -172,6 +113,112 @@ def test_peoples_labels_weigh_more_than_the_shipped_ones_which_are_mixed_in_wher
     assert {(sample.weight, len(sample.votes)) for sample in labels.samples if sample.source == "mine.csv"} == {(4, 4)}
     assert len(read_sources(settings("mine.csv", pretrained="default", rehearse=0), quiet).samples) == 40
     assert {sample.weight for sample in read_sources(settings("mine.csv"), quiet).samples} == {1}
+
+
+def test_a_face_of_several_sources_is_for_what_the_strictest_of_them_says_and_is_believed_as_the_best() -> None:
+    uses = (Use.LEARN, Use.APART, Use.ALL, Use.JUDGE)
+    sources = []
+    for number, use in enumerate(uses):  # face 0 is in the first alone, face 3 in all of them
+        path = write_labels(Path(f"{use}.csv"), range(number, 4), annotator=use)
+        sources.append({"path": str(path), "use": use, "trust": 0.5 + number / 10})
+    labels = read_sources(settings(*sources[::-1]), quiet)
+    assert [sample.use for sample in labels.samples] == list(uses)
+    assert [sample.trust for sample in labels.samples] == [0.5, 0.6, 0.7, 0.8]
+    assert [fact["use"] for fact in labels.facts] == list(uses[::-1])
+    assert {sample.use for sample in labels.learned({"3"}).samples if sample.identity == "3"} == {Use.LEARN}
+
+
+def test_of_every_picture_of_a_folder_one_severity_may_be_said() -> None:
+    for seed, name in enumerate(("a.png", "deep/b.png", "deep/er/c.png")):
+        write_image(Path("photographs", name), seed)
+    write_labels(Path("drawn.csv"), range(4))
+    labels = read_sources(settings("drawn.csv", {"path": "photographs", "severity": 0}), quiet)
+    files = {sample.name: sample for sample in labels.samples if sample.face.file_name}
+    assert files.keys() == {"a.png", "b.png", "c.png"}
+    assert {sample.votes[0].severity for sample in files.values()} == {0}
+    assert labels.facts[1]["clean"] == 3
+    assert {label.severity for label in read_source(Path("photographs"), severity=2)} == {2}
+    with pytest.raises(LabelError, match="clean/ is missing"):
+        read_source(Path("photographs"))
+    with pytest.raises(LabelError, match=r"labels drawn\.csv: severity = 0 is said of all pictures of a folder"):
+        read_source(Path("drawn.csv"), severity=0)
+
+
+def test_file_names_are_relative_to_their_table_or_to_the_root_that_is_named() -> None:
+    rows = ["file_name,severity,regions,annotator", *(f"{seed}.png,{seed % 2 * 3},,ann" for seed in range(4))]
+    Path("tables").mkdir()
+    Path("tables/labels.csv").write_text("\n".join(rows) + "\n")
+    for seed in range(4):
+        write_image(Path(f"elsewhere/{seed}.png"), seed)
+    with pytest.raises(LabelError, match=r"the image .*tables/0\.png is missing"):
+        read_sources(settings("tables/labels.csv"), quiet)
+    labels = read_sources(settings({"path": "tables/labels.csv", "root": "elsewhere"}), quiet)
+    assert [Path(sample.face.file_name) for sample in labels.samples] == [
+        Path(f"elsewhere/{seed}.png").absolute() for seed in range(4)
+    ]
+
+
+def test_what_needs_the_folder_of_pictures_is_left_out_with_a_line_where_none_is_given() -> None:
+    write_labels(Path("drawn.csv"), range(6))
+    for seed in range(2):
+        write_image(Path(f"all/photographs/{seed}.png"), seed)
+    write_image(Path("all/other/2.png"), 2)
+    Path("pictures.csv").write_text("file_name,severity,regions,annotator\nother/2.png,3,eyes,ann\n")
+    sources = (
+        "drawn.csv",
+        {"path": "pictures:photographs", "severity": 0, "use": "apart"},
+        {"path": "pictures.csv", "root": "pictures:", "use": "apart"},
+    )
+    said: list[str] = []
+
+    def say(text: str, important: bool = False, done: int = 0, total: int = 0) -> None:
+        said.extend([text] if important else [])
+
+    without = read_sources(settings(*sources), say)
+    assert (len(without.samples), len(without.facts)) == (6, 1)
+    assert said == [
+        "no folder of pictures is given (--pictures): the gate learns nothing from pictures:photographs, pictures.csv"
+    ]
+    said.clear()
+    given = read_sources(settings(*sources, pictures="all"), say)
+    assert said == []
+    assert [fact["faces"] for fact in given.facts] == [6, 2, 1]
+    found = {sample.name: (sample.clean_votes, sample.use) for sample in given.samples if sample.face.file_name}
+    assert found == {"0.png": (1.0, "apart"), "1.png": (1.0, "apart"), "2.png": (0.0, "apart")}
+    with pytest.raises(LabelError, match="0 labelled faces are too few"):
+        read_sources(settings(*sources[1:]), quiet)
+
+
+def test_contents_of_pictures_are_known_where_their_folder_is_given(tmp_path: Path) -> None:
+    (tmp_path / "contents.csv").write_text("file_name,contents\nother/2.png,headwear;glasses\nother/3.png,\n")
+    assert read_picture_contents(tmp_path / "contents.csv", Path("all")) == {
+        Face(file_name=str(tmp_path / "all/other/2.png")): frozenset({"headwear", "glasses"}),
+        Face(file_name=str(tmp_path / "all/other/3.png")): frozenset(),
+    }
+    (tmp_path / "contents.csv").write_text("file_name,contents\nother/2.png,hat\n")
+    with pytest.raises(LabelError, match="line 2: 'hat'; allowed are headwear"):
+        read_picture_contents(tmp_path / "contents.csv", Path("all"))
+
+
+def test_each_look_has_its_own_pixels_of_every_face_and_draws_none_twice() -> None:
+    write_labels(Path("drawn.csv"), range(3))
+    for seed in range(2):
+        write_image(Path(f"sorted/{'artifact' if seed else 'clean'}/{seed}.png"), seed)
+    labels = read_sources(settings("drawn.csv", "sorted"), quiet)
+    said: list[str] = []
+
+    def say(text: str, important: bool = False, done: int = 0, total: int = 0) -> None:
+        said.append(text)
+
+    middle = Preprocessing(size=32, crop=(0.25, 0.25, 0.75, 0.75), mean=(0.5,) * 3, std=(0.5,) * 3)
+    views = labels.views([SMALL, middle], torch.device("cpu"), say)
+    assert [text for text in said if "drawing" in text] == ["drawing 3 of 3 faces"]
+    for row, picture in enumerate(labels.pictures(range(5), torch.device("cpu"))):
+        for pixels, look in zip(views, (SMALL, middle), strict=True):
+            assert (pixels[[row]] == look.resize(picture).numpy()).all()
+    said.clear()
+    labels.views([middle], torch.device("cpu"), say)
+    assert not [text for text in said if "drawing" in text]
 
 
 # Bad input

@@ -17,7 +17,7 @@ import yaml
 
 from qgate.cli.main import main
 from tests.test_tracker import empty_store  # noqa: F401
-from tests.training_recipe import brightness, learnable, write_labels
+from tests.training_recipe import brightness, learnable, look, write_labels
 from training.data.split import Split, split_of
 from training.train import train
 
@@ -60,7 +60,7 @@ def read(query: str) -> list[Any]:
         (("--labels", "few.csv", "--config", "gone.yaml"), "gone.yaml"),
         (("--labels", "few.csv", "--device", "cuda:77"), "use cpu or auto"),
         (
-            ("--labels", "few.csv", "--set", "pretrained=none", "--set", "architecture={backbone: resnet19}"),
+            ("--labels", "few.csv", "--set", "pretrained=none", "--set", f"looks=[{json.dumps(look('resnet19'))}]"),
             "has no model 'resnet19'; near: ",
         ),
         (("--labels", "few.csv", "--folds", "1"), "folds = 1: give 2 folds or more"),
@@ -185,7 +185,7 @@ def test_a_gate_that_beats_the_champion_is_promoted_and_run(
     assert read("SELECT name, version FROM model_versions") == [("qgate-gate", 1)]
     assert read("SELECT alias, version FROM registered_model_aliases") == [("champion", 1)]
     assert read("SELECT name, digest FROM datasets")[0][0] == "labels"
-    assert read("SELECT count(*) FROM metrics WHERE key = 'validation.auroc'") == [(6,)]
+    assert read("SELECT count(*) FROM metrics WHERE key = 'validation.whole.auroc'") == [(6,)]
     assert read("SELECT status FROM runs") == [("FINISHED",)]
     assert {path.name for path in Path("mlruns/artifacts").rglob("*.*")} >= {"gate.json", "report.html", "roc.png"}
 
@@ -204,7 +204,7 @@ def test_a_training_that_is_stopped_says_that_the_same_command_goes_on() -> None
     command = [sys.executable, "-m", "training", "--config", path]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        next(line for line in process.stderr if "epoch 1:" in line)
+        next(line for line in process.stderr if "whole, epoch 1:" in line)
         process.send_signal(signal.SIGTERM)
         rest = process.stderr.read()
         assert process.wait(60) == 3

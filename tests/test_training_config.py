@@ -13,17 +13,28 @@ from training.config import SHIPPED, find, load_train_config
 RECIPE = Path("configs/train.yaml")
 
 
-def test_the_shipped_recipe_starts_from_what_its_first_step_makes() -> None:
-    config, first = load_train_config(RECIPE), load_train_config(RECIPE.with_name("train-base.yaml"))
-    labels = [(SHIPPED, False), ("training/labels/more.csv", True)]
-    assert [(source.path, source.learn_only) for source in first.sources] == labels
-    found = [(source.path, source.learn_only) for source in config.sources]
-    assert found == [*labels, ("training/labels/again.csv", True), ("training/labels/broken.csv", True)]
-    assert (config.after, config.pretrained) == ("train-base.yaml", first.output)
-    for name in ("targets", "augment", "splits", "architecture", "preprocessing"):
-        assert getattr(config, name) == getattr(first, name)
+def test_each_step_of_the_shipped_recipe_starts_from_what_the_one_before_makes() -> None:
+    base, weak, config = (load_train_config(RECIPE.with_name(f"train{step}.yaml")) for step in ("-base", "-weak", ""))
+    labels = [(SHIPPED, "all"), ("training/labels/more.csv", "learn")]
+    assert [(source.path, source.use) for source in base.sources] == labels
+    found = [(source.path, source.use) for source in weak.sources]
+    assert found == [*labels, ("training/labels/again.csv", "learn"), ("training/labels/broken.csv", "learn")]
+    for later, earlier in ((weak, base), (config, weak)):
+        assert (RECIPE.with_name(str(later.after)).is_file(), later.pretrained) == (True, earlier.output)
+        assert later.splits == earlier.splits
+    for name in ("targets", "augment", "looks"):
+        assert getattr(weak, name) == getattr(base, name)
     assert config.output == "qgate/gates/default"
     assert not str(config.report_folder).startswith("qgate/")
+
+
+def test_the_shipped_gate_looks_at_the_whole_face_and_then_closer_at_its_middle() -> None:
+    whole, middle = load_train_config(RECIPE).looks
+    left, top, right, bottom = middle.preprocessing.crop
+    assert (whole.name, whole.preprocessing.crop, whole.ask_from) == ("whole", (0.0, 0.0, 1.0, 1.0), 0.0)
+    assert (middle.name, left, top, middle.ask_from > 0) == ("middle", 1 - right, 1 - bottom, True)
+    assert middle.preprocessing.size / (right - left) > 2 * whole.preprocessing.size
+    assert whole.architecture == middle.architecture
 
 
 def test_settings_win_in_the_order_of_the_house() -> None:
@@ -48,11 +59,8 @@ def test_without_a_recipe_the_shipped_gate_is_refined() -> None:
     config = load_train_config(None, {"sources": ["labels.db"], "output": "some/mygate"})
     card = read_bundle(DEFAULT).card
     assert config.pretrained == "default"
-    assert (config.architecture, config.preprocessing, config.license) == (
-        card.architecture,
-        card.preprocessing,
-        card.license,
-    )
+    assert tuple(look.look for look in config.looks) == card.looks
+    assert config.license == card.license
     assert (config.optimiser.epochs, config.optimiser.learning_rate) == (3, 1e-4)
     assert config.gate_name == "mygate"
     assert config.report_folder == Path("some/mygate-report")
@@ -64,6 +72,12 @@ def test_a_path_of_the_package_is_found_from_everywhere(tmp_path: Path, monkeypa
     assert find("labels.csv") == Path("labels.csv")
 
 
+OTHER_LOOK = (
+    "{name: whole, architecture: {backbone: resnet18}, "
+    "preprocessing: {size: 64, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}}"
+)
+
+
 @pytest.mark.parametrize(
     ("assignment", "message"),
     [
@@ -73,7 +87,10 @@ def test_a_path_of_the_package_is_found_from_everywhere(tmp_path: Path, monkeypa
         ("folds=1", "folds = 1: give 2 folds or more"),
         ("targets.suspect_weight=0.5", "targets.suspect_weight = 0.5: suspects are found by gates that did not learn"),
         ("splits.test=0.3", "other splits would test on faces that it learned from"),
-        ("architecture.backbone=resnet18", "leave the architecture away"),
+        (f"looks=[{OTHER_LOOK}]", "looks.whole.architecture.backbone = 'resnet18': the gate "),
+        (f"looks=[{OTHER_LOOK}]", "drop the architecture to refine that gate, or set pretrained to other weights"),
+        ("looks=[]", "looks = "),
+        ("architecture.backbone=resnet18", "unknown setting 'architecture'"),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(assignment: str, message: str) -> None:

@@ -47,6 +47,12 @@ def write_image(path: Path, seed: int, size: int = 80) -> Path:
     return path
 
 
+def look(backbone: str = "test_efficientnet", **changes: Any) -> dict[str, Any]:
+    """A look at 64 pixels. changes: of its preprocessing."""
+    preprocessing = {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3}
+    return {"name": "whole", "architecture": {"backbone": backbone}, "preprocessing": preprocessing | changes}
+
+
 def recipe(folder: Path, **changes: Any) -> TrainConfig:
     """Settings of a training of seconds; without `sources`, labels of 32 faces are written."""
     if "sources" not in changes:
@@ -60,9 +66,8 @@ def recipe(folder: Path, **changes: Any) -> TrainConfig:
         "pretrained": "none",
         "device": "cpu",
         "resamples": 20,
-        "preprocessing": {"size": 64, "mean": [0.5] * 3, "std": [0.5] * 3},
+        "looks": [look()],
         "splits": {"validation": 0.25, "calibration": 0.25, "test": 0.25},
-        "architecture": {"backbone": "test_efficientnet"},
         "optimiser": {"epochs": 3, "batch_size": 4, "learning_rate": 0.01, "ema_decay": 0.0, "precision": "fp32"},
         "tracking": {"enabled": False},
     }

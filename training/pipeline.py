@@ -34,7 +34,7 @@ from training.fitting.checkpoint import Checkpoint
 from training.fitting.fit import Fitted, fit, predict
 from training.metrics.figures import apart_figures, figures
 from training.metrics.judged import Judged, decided, join, look_logits, score
-from training.metrics.metrics import Bools, auroc, brier, fit_calibration, lean_on, threshold_table
+from training.metrics.metrics import Bools, auroc, both_kinds, brier, fit_calibration, lean_on, threshold_table
 from training.metrics.tone import tones
 
 EpochSeen = Callable[[int, dict[str, float]], None]
@@ -225,7 +225,7 @@ class Training:
         return tuple(Pixels(pixels.paths + more) for pixels, more in zip(labelled, taught, strict=True))
 
     def _calibrate(self, states: States, views: Views) -> tuple[Calibration, ...]:
-        """One after the other, each on the calibration faces that would come to its look."""
+        """One after the other, each on the calibration faces that would come to its look; on all where too few do."""
         looks, rows = self.config.looks, self.rows[Split.CALIBRATION]
         blank = tuple(Calibration(weights=(1.0,) * (number + 1), offset=0.0) for number in range(len(looks)))
         with self._gate(states, {**self._card(), "calibrations": blank}) as gate:
@@ -235,7 +235,12 @@ class Training:
         found: list[Calibration] = []
         for number, look in enumerate(looks):
             asked = asked[prob[asked] >= look.ask_from]
-            part, said = logits[asked, : number + 1], votes[asked]
+            used = asked
+            if not both_kinds(votes[asked] > 0.5):
+                used = np.arange(len(rows))
+                text = f"{look.name}: too few of {len(rows)} calibration faces come to it"
+                self.say(f"{text}; it is calibrated on all of them", True)
+            part, said = logits[used, : number + 1], votes[used]
             if self.first is not None and alike:
                 said = lean_on(self.first.calibrations[number], part, said)
             found.append(fit_calibration(part, said))

@@ -139,8 +139,9 @@ class GateCard(_Part):
             if name not in ("architecture", "preprocessing", "calibration")
         }
         look = {"name": WHOLE_LOOK, **{name: values.get(name) for name in ("architecture", "preprocessing")}}
-        fitted = values.get("calibration") or {}
-        calibration = {"weights": [fitted.get("slope")], "offset": fitted.get("offset")}
+        fitted = values.get("calibration")
+        slope, offset = (fitted.get(name) if isinstance(fitted, dict) else None for name in ("slope", "offset"))
+        calibration = {"weights": [slope], "offset": offset}
         return {**left, "format": 2, "looks": [look], "calibrations": [calibration]}
 
     @model_validator(mode="after")

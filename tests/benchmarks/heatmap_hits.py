@@ -2,19 +2,19 @@
 
     python tests/benchmarks/heatmap_hits.py [--gate DIR]
 
-Draws some 105 faces at the first use. Two kinds of truth, on faces of the held-out splits
-of configs/train.yaml, which the shipped gate did not learn from:
+Draws some 105 faces. Two kinds of truth, on faces of the held-out splits of configs/train-weak.yaml, from which neither
+that gate nor the shipped one learned:
 
 boxes     faces that every vote calls an artifact. The boxes around what the labels name were drawn by a vision-language
           model (Claude) on sheets of the faces at 480 pixels, not by a person, and are generous: they cover 25 % of the
-          picture on average. Three of the 48 are in the train split now, and left out.
+          picture on average. Those of the 48 from which a gate learned by now are left out.
 injected  60 faces labelled clean twice, with two made artifacts each at random places: a swirl, a melt, a blob, a piece
           of another face, a smear, 4 % of the picture on average. An earlier gate minded most of them little (median
           clean_prob 0.98), so this measures order more than certainty.
 
 `fixed place` is the peak of the mean mask of the other faces, which is what a map that ignores the face could do best.
 
-With the shipped gate this prints:
+The gradient methods see what the first look sees. With the gate before, of one look at 384 pixels, this printed:
 
                                     boxes (45)    injected (120)
     fixed place                          0.467             0.117
@@ -47,7 +47,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +57,12 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from qgate.gate.bundle import DEFAULT, read_bundle
-from qgate.gate.classifier import Gate, build_network
+from qgate.gate.classifier import Gate, LookNetwork
 from qgate.labels.rows import Face, gather_votes
-from training.config import find, load_train_config
-from training.data.pixels import draw_faces
-from training.data.sources import read_source
-from training.data.split import Split, split_rows
+from training.config import Use, find, load_train_config
+from training.data.pixels import FacePainter
+from training.data.sources import read_source, read_sources
+from training.data.split import JUDGING, split_rows
 
 BOXES = """
 20002 1.4 1 8.6 2.4; 1.3 1.8 2.8 4.1; 7.2 8.6 10 10; 8 3.3 10 5
@@ -122,6 +122,7 @@ KINDS = ("swirl", "melt", "blob", "piece", "smear")
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Picture = NDArray[np.uint8]
 
 
 def main() -> None:
@@ -129,40 +130,20 @@ def main() -> None:
     parser.add_argument("--gate", type=Path, default=DEFAULT)
     bundle = read_bundle(parser.parse_args().gate)
     gate = Gate(bundle, "cpu")
-    network = build_network(bundle.card.architecture).eval().requires_grad_(False)
-    network.load_state_dict(bundle.weights)
+    look = LookNetwork(bundle, bundle.card.looks[0]).eval().requires_grad_(False)
 
-    boxed, clean = choose_faces()
-    chosen = sorted(boxed) + clean
-    pixels = np.stack([np.load(path) for path in draw_faces(chosen, bundle.card.preprocessing, CPU, say)])
-    side = pixels.shape[-1]
-    injected = [
-        inject(
-            KINDS[(row + 2 * again) % 5],
-            pixels[len(boxed) + row],
-            pixels[len(boxed) + (row + 7) % CLEAN],
-            2 * row + again,
-        )
-        for row in range(CLEAN)
-        for again in range(2)
-    ]
-    truths = {
-        "boxes": (pixels[: len(boxed)], np.stack([box_mask(boxed[face], side) for face in sorted(boxed)])),
-        "injected": (np.stack([image for image, _ in injected]), np.stack([mask for _, mask in injected])),
-    }
+    truths = make_truths()
     methods: dict[str, Callable[[Tensor], Array]] = {
         "gate.explain": lambda image: gate.explain(image)[0],
-        "gradient x activation": lambda image: by_gradient(network, gate, image, lambda a, g: a * g),
-        "LayerCAM": lambda image: by_gradient(network, gate, image, lambda a, g: a.relu() * g.relu()),
-        "Grad-CAM": lambda image: by_gradient(network, gate, image, lambda a, g: a * g.mean((2, 3), keepdim=True)),
+        "gradient x activation": lambda image: by_gradient(look, image, lambda a, g: a * g),
+        "LayerCAM": lambda image: by_gradient(look, image, lambda a, g: a.relu() * g.relu()),
+        "Grad-CAM": lambda image: by_gradient(look, image, lambda a, g: a * g.mean((2, 3), keepdim=True)),
     }
     print(f"{'':24}" + "".join(f"{f'{name} ({len(images)})':>18}" for name, (images, _) in truths.items()))
     print(f"{'fixed place':24}" + "".join(f"{fixed_place(masks):18.3f}" for _, masks in truths.values()), flush=True)
     for name, method in methods.items():
         rates = [
-            np.mean(
-                [mask.flat[method(torch.from_numpy(image)[None]).argmax()] for image, mask in zip(*truth, strict=True)]
-            )
+            np.mean([hits(method(torch.from_numpy(image)[None]), mask) for image, mask in zip(*truth, strict=True)])
             for truth in truths.values()
         ]
         print(f"{name:24}" + "".join(f"{rate:18.3f}" for rate in rates), flush=True)
@@ -172,13 +153,32 @@ def say(text: str, important: bool = False, done: int = 0, total: int = 0) -> No
     print(text, file=sys.stderr)
 
 
+def make_truths() -> dict[str, tuple[Sequence[Picture], Sequence[Mask]]]:
+    """Whole faces as they were drawn or changed, and where their artifacts are."""
+    boxed, clean = choose_faces()
+    painter = FacePainter((), CPU)
+    faces = [next(painter.draw([face])).numpy() for face in sorted(boxed)]
+    plain = [next(painter.draw([face])).numpy() for face in clean]
+    injected = [
+        inject(KINDS[(row + 2 * again) % 5], face, plain[(row + 7) % len(plain)], 2 * row + again)
+        for row, face in enumerate(plain)
+        for again in range(2)
+    ]
+    return {
+        "boxes": (faces, [box_mask(boxed[face], faces[0].shape[-1]) for face in sorted(boxed)]),
+        "injected": ([image for image, _ in injected], [mask for _, mask in injected]),
+    }
+
+
 def choose_faces() -> tuple[dict[Face, list[list[float]]], list[Face]]:
     """Held-out faces: those with boxes, and some that are labelled clean twice."""
-    config = load_train_config(Path("configs/train.yaml"))
-    votes = gather_votes(read_source(find(config.sources[0].path), config.generators))
+    weak, last = (load_train_config(Path(f"configs/{name}.yaml")) for name in ("train-weak", "train"))
+    votes = gather_votes(read_source(find(weak.sources[0].path), weak.generators))
     faces = sorted(votes)
-    rows = split_rows([str(face.seed) for face in faces], config.splits)
-    held = [faces[row] for row in sorted(rows[Split.TEST] + rows[Split.CALIBRATION] + rows[Split.VALIDATION])]
+    rows = split_rows([str(face.seed) for face in faces], weak.splits, [Use.ALL] * len(faces))
+    learned = {sample.face for sample in read_sources(last, say).samples if sample.use is Use.LEARN}
+    held = [faces[row] for split in JUDGING for row in rows[split] if faces[row] not in learned]
+    held.sort()
     boxes: dict[int, list[list[float]]] = {}
     for line in BOXES.strip().splitlines():
         seed, _, rest = line.partition(" ")
@@ -194,22 +194,29 @@ def box_mask(boxes: list[list[float]], side: int) -> Mask:
     return mask
 
 
-def fixed_place(masks: NDArray[np.bool_]) -> float:
+def hits(heat: Array, mask: Mask) -> bool:
+    """Whether the peak of a map, of whatever size, lies in the mask."""
+    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
+    high, wide = (there / here for there, here in zip(mask.shape, heat.shape, strict=True))
+    return bool(mask[int((row + 0.5) * high), int((column + 0.5) * wide)])
+
+
+def fixed_place(masks: Sequence[Mask]) -> float:
     """Hits of the peak of the mean mask of the other faces."""
-    total = masks.sum(0)
+    total = np.sum(masks, 0, dtype=np.int32)
     return float(np.mean([mask.flat[(total - mask).argmax()] for mask in masks]))
 
 
-def by_gradient(network: nn.Module, gate: Gate, image: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Array:
+def by_gradient(look: LookNetwork, image: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Array:
     """A map (S, S) from the last features and the gradient of minus the logit of clean; the mirror image counts too."""
-    total = 0.0
+    pixels, network, total = look.preprocessing.resize(image), look.network, 0.0
     for flip in (False, True):
-        x = gate.card.preprocessing.normalise(image.flip(-1) if flip else image)
+        x = look.preprocessing.normalise(pixels.flip(-1) if flip else pixels)
         features = network.forward_features(x).requires_grad_(True)
         (gradient,) = torch.autograd.grad(-network.forward_head(features)[0, 0], features)
         heat = combine(features.detach(), gradient).sum(1, keepdim=True)
         total = total + (heat.flip(-1) if flip else heat)
-    fine = nn.functional.interpolate(total, image.shape[-2:], mode="bilinear")[0, 0].numpy()
+    fine = nn.functional.interpolate(total, pixels.shape[-2:], mode="bilinear")[0, 0].numpy()
     return ndimage.gaussian_filter(fine, fine.shape[0] / 32, mode="nearest")
 
 

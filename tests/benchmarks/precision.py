@@ -28,8 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("configs/train.yaml"))
     config = load_train_config(parser.parse_args().config)
-    faces = sorted(gather_votes(read_source(find(config.sources[0].path), config.generators)))
-    test = [faces[row] for row in split_rows([str(face.seed) for face in faces], config.splits)[Split.TEST]]
+    source = config.sources[0]
+    faces = sorted(gather_votes(read_source(find(source.path), config.generators)))
+    identities = [str(face.seed) for face in faces]
+    test = [faces[row] for row in split_rows(identities, config.splits, [source.use] * len(faces))[Split.TEST]]
     gate = load_gate()
 
     probs: dict[str, list[float]] = {"fp32": [], "bf16": []}

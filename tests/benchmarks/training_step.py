@@ -2,7 +2,7 @@
 
     python tests/benchmarks/training_step.py [--turns 2] [--steps 8]
 
-A step of the shipped gate's network: 16 images of 384 pixels, half precision where the CPU computes in it, all but the
+A step of the first look of the shipped gate: 16 images, half precision where the CPU computes in it, all but the
 first two stages learning. Each turn is a process of its own, since memory that is kept stays kept.
 """
 
@@ -31,15 +31,15 @@ BATCH, WARM_UP, FROZEN_STAGES = 16, 2, 2
 def seconds_a_step(way: str, steps: int) -> float:
     if way == "kept":
         keep_freed_memory()
-    card = read_bundle(DEFAULT).card
+    look = read_bundle(DEFAULT).card.looks[0]
     half = pick_precision("auto", torch.device("cpu")) == "bf16"
-    network = build_network(card.architecture).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    network = build_network(look.architecture).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     for layer in freeze(network, FROZEN_STAGES):
         layer.eval()
     if half:
         speed_up(network)
     optimiser = torch.optim.AdamW([weight for weight in network.parameters() if weight.requires_grad])
-    x = torch.randn(BATCH, 3, card.preprocessing.size, card.preprocessing.size)
+    x = torch.randn(BATCH, 3, look.preprocessing.size, look.preprocessing.size)
     x = x.contiguous(memory_format=torch.channels_last)
     begin = 0.0
     for step in range(WARM_UP + steps):

@@ -35,6 +35,8 @@ def fit_calibration(logits: Floats, clean_votes: Floats) -> Calibration:
     Raises QgateError where clean_prob would not rise with any look's logit. Source: Platt (1999), with the votes
     themselves as targets, and no weight below 0.
     """
+    if not np.isfinite(logits).all():
+        raise QgateError("the training went wrong: what the network says are no numbers; lower the learning rate")
     mean, spread = logits.mean(0), logits.std(0)
     if (spread == 0).any():
         raise QgateError("the network learned nothing: it says the same of every face; train longer")
