@@ -43,7 +43,7 @@ def two_looks(folder: Path, ask_from: float = 0.0, **changes: Any) -> Path:
 
 
 def open_gate(folder: Path) -> Gate:
-    return Gate(read_bundle(folder), "cpu")
+    return Gate(read_bundle(folder), "cpu", "fp32")
 
 
 def logits_of(bundle: Bundle, images: Tensor) -> list[Tensor]:
@@ -162,7 +162,7 @@ def test_logits_that_are_no_numbers_give_nonfinite_where_that_look_is_given(
     bundle = read_bundle(two_looks(tmp_path, ask_from=level))
     kept = torch.sigmoid(1.5 * logits_of(bundle, images)[0][:, 0] + 0.25) < level
     bundle.weights[broken][output] = float("nan")
-    scores = Gate(bundle, "cpu").score(images)
+    scores = Gate(bundle, "cpu", "fp32").score(images)
 
     fine = kept if broken.startswith("middle") else torch.zeros(8, dtype=torch.bool)
     assert [score.fault for score in scores] == [None if row else "nonfinite" for row in fine]
@@ -324,7 +324,7 @@ def test_a_face_that_gets_one_look_has_the_map_of_that_look(tmp_path: Path) -> N
     images = faces(4)
     level = split_level(tmp_path, images, looks=places())
     bundle = read_bundle(two_looks(tmp_path, looks=places(level)))
-    both, first = (Gate(found, "cpu") for found in (bundle, one_look(bundle, 0)))
+    both, first = (Gate(found, "cpu", "fp32") for found in (bundle, one_look(bundle, 0)))
     low = [row for row, prob in enumerate(probs_of(first.score(images))) if prob < bundle.card.looks[1].ask_from]
 
     assert len(low) == 2

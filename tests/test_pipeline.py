@@ -18,7 +18,7 @@ from qgate.labels.answers import Answer, Decision
 from qgate.labels.rows import Face, read_labels
 from qgate.labels.store import LabelStore
 from tests.training_recipe import brightness, learnable, look, quiet, recipe, same, write_labels
-from training.config import SHIPPED, AugmentSettings, LookSettings, gate_splits
+from training.config import AugmentSettings, LookSettings, gate_splits
 from training.crossfit import CrossValidation
 from training.data.lineage import learned_only
 from training.data.pixels import Views
@@ -134,7 +134,7 @@ def test_a_fold_never_judges_a_face_that_it_learned_from(tmp_path: Path) -> None
 
 
 def test_folds_that_would_judge_nothing_are_refused_at_once(tmp_path: Path) -> None:
-    shipped = {"path": SHIPPED, "limit": 200}
+    shipped = {"path": "training/labels/train.csv", "limit": 200}
     card = read_bundle(DEFAULT).card
     looks = tuple(LookSettings.model_validate(found.model_dump()) for found in card.looks)
     config = recipe(tmp_path, sources=[shipped], folds=2, pretrained="default", splits=gate_splits(card).model_dump())

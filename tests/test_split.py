@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import pytest
 
 from qgate.labels.rows import gather_votes, read_labels
-from training.config import SHIPPED, SplitSettings, Use, find, load_train_config
+from training.config import LABELS, SHIPPED, SplitSettings, Use, find
 from training.data.sources import take
 from training.data.split import JUDGING, Split, fold_of, split_of, split_rows
 
@@ -42,18 +45,22 @@ def test_folds_are_of_about_one_size_and_none_of_their_business_is_the_split() -
 
 
 def test_one_face_is_never_in_two_splits_of_the_shipped_labels() -> None:
-    faces = sorted(gather_votes(read_labels(find(SHIPPED))))
-    rows = split_rows([str(face.seed) for face in faces], SHARES, [Use.ALL] * len(faces))
-    seeds = {split: {faces[row].seed for row in rows[split]} for split in Split}
-    assert sum(map(len, seeds.values())) == len(set().union(*seeds.values())) == 5400
+    faces = {face: source.use for source in SHIPPED for face in gather_votes(read_labels(find(source.path)))}
+    rows = split_rows([str(face.seed) for face in faces], SHARES, list(faces.values()))
+    seeds = {split: {list(faces)[row].seed for row in found} for split, found in rows.items()}
+    assert sum(map(len, seeds.values())) == len(set().union(*seeds.values())) == len(faces) == 1240 + 4102
 
 
-def test_the_later_votes_are_of_faces_that_the_shipped_gate_is_not_judged_by() -> None:
-    again, judged = (gather_votes(read_labels(find(path))) for path in ("training/labels/again.csv", SHIPPED))
-    splits = load_train_config(find("configs/train-weak.yaml")).splits
-    shared = {face for face in again if face in judged}
-    assert len(shared) > 2000
-    assert {split_of(str(face.seed), splits) for face in shared} == {Split.TRAIN}
+def test_the_faces_that_judge_the_shipped_gate_are_in_no_other_labels() -> None:
+    judge, *_ = SHIPPED
+    judging = {label.face.seed for label in read_labels(find(judge.path))}
+    assert (judge.use, len(judging)) == (Use.JUDGE, 1240)
+    others = [path for path in find(LABELS).glob("*.csv") if path.name not in (Path(judge.path).name, "contents.csv")]
+    drawn = [path for path in others if path.read_text().startswith("generator,seed,psi")]
+    assert {path.name for path in drawn} >= {"train.csv", "more.csv", "again.csv", "broken.csv", "taught.csv"}
+    for path in drawn:
+        with path.open(newline="") as file:
+            assert judging.isdisjoint(int(row["seed"]) for row in csv.DictReader(file)), path
 
 
 def test_a_limit_keeps_both_kinds_in_every_split_and_a_larger_one_keeps_them_all() -> None:

@@ -15,7 +15,7 @@ RECIPE = Path("configs/train.yaml")
 
 def test_each_step_of_the_shipped_recipe_starts_from_what_the_one_before_makes() -> None:
     base, weak, config = (load_train_config(RECIPE.with_name(f"train{step}.yaml")) for step in ("-base", "-weak", ""))
-    labels = [(SHIPPED, "all"), ("training/labels/more.csv", "learn")]
+    labels = [("training/labels/train.csv", "all"), ("training/labels/more.csv", "learn")]
     assert [(source.path, source.use) for source in base.sources] == labels
     found = [(source.path, source.use) for source in weak.sources]
     assert found == [*labels, ("training/labels/again.csv", "learn"), ("training/labels/broken.csv", "learn")]
@@ -24,6 +24,7 @@ def test_each_step_of_the_shipped_recipe_starts_from_what_the_one_before_makes()
         assert later.splits == earlier.splits
     for name in ("targets", "augment", "looks"):
         assert getattr(weak, name) == getattr(base, name)
+    assert [(source.path, source.use) for source in config.sources[:2]] == [(part.path, part.use) for part in SHIPPED]
     assert config.output == "qgate/gates/default"
     assert not str(config.report_folder).startswith("qgate/")
 
@@ -68,7 +69,7 @@ def test_without_a_recipe_the_shipped_gate_is_refined() -> None:
 
 def test_a_path_of_the_package_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find(SHIPPED).is_file()
+    assert all(find(source.path).is_file() for source in SHIPPED)
     assert find("labels.csv") == Path("labels.csv")
 
 
