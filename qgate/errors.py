@@ -7,6 +7,7 @@
     │   ├── BundleError                a gate bundle missing, corrupted or incompatible
     │   ├── ImageError                 a file that is no readable PNG, JPEG or WebP image
     │   ├── LabelError                 a label row that breaks the format
+    │   ├── StoreError                 a label store that is locked, damaged or has no space
     │   └── OutputError                the output folder: of another run, in use, damaged, no space
     ├── StoppedError          exit 3   stopped on request; the same command resumes
     └── TargetError           exit 4   the count cannot be reached with this threshold and search bound
@@ -47,6 +48,10 @@ class ImageError(InputError):
 
 class LabelError(InputError):
     """A label row that breaks the format."""
+
+
+class StoreError(InputError):
+    """A label store that cannot be read or written now: it is locked, damaged or has no space."""
 
 
 class OutputError(InputError):

@@ -26,7 +26,7 @@ from qgate.web.app import Page
 from qgate.web.faces import Faces, folder_faces
 from qgate.web.guard import Access
 from qgate.web.orders import Rules
-from qgate.web.serve import listen, make_server
+from qgate.web.serve import BUSY_SECONDS, listen, make_server
 
 SAME_ORIGIN = {"Content-Type": "application/json", "Sec-Fetch-Site": "same-origin"}
 
@@ -105,10 +105,11 @@ def serve_in_thread(
     rules: Rules | None = None,
     open_host: bool = False,
     token: str = "",
+    busy_seconds: float = BUSY_SECONDS,
 ) -> Iterator[Served]:
     sockets = listen("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
-    with LabelStore(store) as opened:
+    with LabelStore(store, busy_seconds=busy_seconds) as opened:
         page = Page(faces, opened, rules or Rules())
         server = make_server(page, Access(port, open_host, frozenset({"labhost"}), token))
         thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=sockets)))

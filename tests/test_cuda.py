@@ -1,5 +1,6 @@
 """What runs a network on CUDA, as far as a CPU can show it: graph and pinned memory are stand-ins."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -166,6 +167,79 @@ def test_full_precision_allows_less() -> None:
     assert difference((wrong,), (pixels,), half=True) is None
     assert difference((wrong,), (pixels,), half=False) == "output 0 differs by 0.25 on average, 0.05 is allowed"
     assert difference((torch.tensor([1.01]),), (torch.ones(1),), half=False) is not None
+
+
+EXACT = ("ieee", "ieee", True, False)
+
+
+def arithmetic() -> tuple[object, ...]:
+    """What torch is set to, for the whole process."""
+    cudnn = torch.backends.cudnn
+    precision = (cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision)  # type: ignore[attr-defined]
+    return (*precision, cudnn.deterministic, cudnn.benchmark)
+
+
+class Noting(Same):
+    """Notes what torch is set to while it runs, and waits to be let go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[object, ...]] = []
+        self.runs, self.go_on = threading.Event(), threading.Event()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.seen.append(arithmetic())
+        self.runs.set()
+        assert self.go_on.wait(60)
+        self.seen.append(arithmetic())
+        return super().forward(x)
+
+
+@pytest.fixture
+def fast() -> Iterator[None]:
+    """A process whose owner wants speed, not exactness."""
+    before = arithmetic()
+    settings = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+    for place in settings:
+        place.fp32_precision = "tf32"
+    torch.backends.cudnn.benchmark = True
+    yield
+    for place, value in zip(settings, before[:2], strict=True):
+        place.fp32_precision = value
+    torch.backends.cudnn.benchmark = False
+
+
+def test_arithmetic_is_exact_while_a_module_runs_and_as_before_afterwards(fast: None) -> None:
+    module = Noting()
+    module.go_on.set()
+    execute = executor(module)
+    assert arithmetic() == ("tf32", "tf32", False, True)
+
+    execute(rows(3))
+
+    assert module.seen == [EXACT, EXACT]
+    assert arithmetic() == ("tf32", "tf32", False, True)
+
+
+def test_arithmetic_stays_exact_for_a_thread_when_another_one_is_done(fast: None) -> None:
+    first, second = Noting(), Noting()
+    threads = [threading.Thread(target=executor(module), args=(rows(3),)) for module in (first, second)]
+    for module, thread in zip((first, second), threads, strict=True):
+        thread.start()
+        assert module.runs.wait(60)
+    for module, thread in zip((first, second), threads, strict=True):
+        module.go_on.set()
+        thread.join()
+
+    assert [first.seen, second.seen] == [[EXACT, EXACT], [EXACT, EXACT]]
+    assert arithmetic() == ("tf32", "tf32", False, True)
+
+
+def test_arithmetic_is_as_before_after_a_failure(fast: None) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        executor(Rows(most=4))(rows(7))
+
+    assert arithmetic() == ("tf32", "tf32", False, True)
 
 
 class Graph:

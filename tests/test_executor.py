@@ -1,6 +1,9 @@
 """The CPU runtime against torch itself, on a small module that stands for a network."""
 
 import gc
+import os
+import subprocess
+import sys
 import weakref
 from pathlib import Path
 from typing import Literal
@@ -15,6 +18,30 @@ from qgate.generators import open_generator
 from qgate.runtime.cuda import COMPILED_ROWS
 from qgate.runtime.executor import _RowExecutor, make_executor, pick_device, pick_precision
 
+CHECKOUT = Path(__file__).parent.parent
+CONVERT_OFFLINE = """
+import sys
+
+def refuse(event, arguments):
+    if event == "socket.getaddrinfo" and arguments[0] not in ("localhost", "127.0.0.1", "::1"):
+        print("asked for", arguments[0], flush=True)
+        raise OSError("no network")
+    if event == "socket.connect" and isinstance(arguments[1], tuple) and arguments[1][0] not in ("127.0.0.1", "::1"):
+        print("connected to", arguments[1][0], flush=True)
+        raise OSError("no network")
+
+sys.addaudithook(refuse)
+import torch
+from qgate.runtime.executor import make_executor
+
+class Double(torch.nn.Module):
+    def forward(self, x):
+        return (x * 2,)
+
+row = torch.ones(1, 2)
+print(make_executor(Double().eval(), (row,), torch.device("cpu"), "fp32")(row)[0].tolist())
+print(sorted(name for name in sys.modules if name.startswith("openvino_telemetry")))
+"""
 CPU = torch.device("cpu")
 EXAMPLE = (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.ones(1, 1))
 
@@ -84,6 +111,18 @@ def test_a_converted_graph_is_kept_and_another_constant_gives_another_one(own_ca
 
     assert len(list(graphs.iterdir())) == 2
     torch.testing.assert_close(second(*rows(1))[0], first(*rows(1))[0] + 1, atol=1e-5, rtol=0)
+
+
+def test_a_conversion_asks_for_no_server_and_writes_nothing_into_the_home_folder(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {key: value for key, value in os.environ.items() if key not in ("CI", "OPENVINO_TELEMETRY_OPT_OUT")}
+    environment = kept | {"HOME": str(home), "QGATE_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(CHECKOUT)}
+
+    done = subprocess.run([sys.executable, "-c", CONVERT_OFFLINE], env=environment, capture_output=True, text=True)
+
+    assert done.stdout.splitlines() == ["[[2.0, 2.0]]", "[]"], done.stderr
+    assert not (home / "intel").exists()
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "cuda:0"])

@@ -15,7 +15,9 @@ from qgate.images import read_image
 
 
 def open_named(name: str) -> Generator:
-    return open_generator(GeneratorSettings(name=name), torch.device("cpu"))
+    """The generator of this name; the pictures of a folder show no faces and are taken as they are."""
+    align = "never" if name.startswith("folder:") else "auto"
+    return open_generator(GeneratorSettings.model_validate({"name": name, "align": align}), torch.device("cpu"))
 
 
 def save(path: Path, size: tuple[int, int] = (80, 80), mode: str = "RGB") -> Path:

@@ -160,7 +160,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def qgate_score(gate: str, *arguments: str) -> int:
     with pytest.raises(SystemExit) as end:
-        main(["score", "--gate", gate, "--device", "cpu", *arguments])
+        main(["score", "--gate", gate, "--device", "cpu", "--no-align", *arguments])
     return int(end.value.code or 0)
 
 

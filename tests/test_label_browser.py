@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,17 +15,9 @@ from qgate.web.faces import run_faces
 from qgate.web.orders import Rules
 from tests.dataset_driver import drive
 from tests.label_server import make_faces, serve_command, serve_in_thread
-from tests.label_tab import Tab
+from tests.label_tab import IN_A_BROWSER, Tab, open_browser
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        not (shutil.which("chromium") and shutil.which("chromedriver")),
-        reason="Chromium is missing: apt-get install chromium chromium-driver",
-    ),
-    # Selenium leaves its pipe to chromedriver to the garbage collector.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
+pytestmark = IN_A_BROWSER
 
 KEYS = {"a": ("clean", 0), "s": ("unsure", None), "d": ("artifact", 2)}
 KEYS |= {"q": ("clean", 0), "w": ("clean", 1), "e": ("artifact", 2), "r": ("artifact", 3)}
@@ -34,16 +25,8 @@ KEYS |= {"q": ("clean", 0), "w": ("clean", 1), "e": ("artifact", 2), "r": ("arti
 
 @pytest.fixture
 def driver() -> Iterator[Any]:
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or ""
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield browser
-    browser.quit()
+    with open_browser() as browser:
+        yield browser
 
 
 @pytest.fixture

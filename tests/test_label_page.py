@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,45 @@ def test_an_answer_that_is_sent_again_is_kept_once(served: Served) -> None:
     replies = [served.post("/api/answer", body).json["id"] for _ in range(3)]
 
     assert (replies, served.kept) == ([1, 1, 1], 1)
+
+
+def test_a_fault_of_the_store_is_no_fault_of_the_answer_and_says_its_cause(tmp_path: Path) -> None:
+    path = tmp_path / "labels.db"
+    with serve_in_thread(make_faces(tmp_path / "faces", NAMES), path, busy_seconds=0.1) as served:
+        body = served.answer(0)
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        replies = [served.post("/api/answer", body), served.post("/api/undo", {"annotator": "anna", "key": "undo-key"})]
+        other.close()
+
+        assert [reply.status for reply in replies] == [503, 503]
+        assert all("database is locked; another program" in reply.json["error"] for reply in replies)
+        assert served.post("/api/answer", body).json["id"] == 1
+        served.page.store.close()
+        assert served.post("/api/answer", served.answer(1)).status == 503
+
+
+def test_the_largest_answer_that_the_page_can_give_is_kept(served: Served) -> None:
+    stroke = {"region": "background", "points": [[0.1234, 0.5678]] * 500, "radius": 0.02}
+    box = {"region": "background", "points": [[0.1234, 0.5678]] * 2, "radius": 0}
+    marks = [stroke] * 5 + [{**stroke, "points": stroke["points"][:300]}] + [box] * 93 + [stroke]
+    body = served.answer(0, annotator="a" * 64, regions=list(REGIONS), marks=marks)
+    # As a browser writes it, without blanks.
+    reply = served.ask("POST", "/api/answer", json.dumps(body, separators=(",", ":")).encode(), SAME_ORIGIN)
+
+    assert (len(marks), reply.status) == (100, 200)
+
+
+def test_what_breaks_within_a_route_is_told_to_the_page(tmp_path: Path) -> None:
+    with serve_in_thread(BrokenFaces("broken", [Shown(Face("fake:64", 1, 1.0))]), tmp_path / "labels.db") as served:
+        reply = served.ask("GET", "/image/0")
+
+        assert (reply.status, reply.json) == (500, {"error": "RuntimeError: the generator is gone"})
+
+
+class BrokenFaces(Faces):
+    def picture(self, index: int) -> tuple[bytes, str]:
+        raise RuntimeError("the generator is gone")
 
 
 def test_an_answer_to_the_faces_of_an_earlier_start_is_refused(served: Served) -> None:

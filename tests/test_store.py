@@ -1,5 +1,6 @@
 """The label store keeps every acknowledged answer, its history, and the answers of all who write at once."""
 
+import resource
 import shutil
 import sqlite3
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qgate.errors import LabelError
+from qgate.errors import LabelError, StoreError
 from qgate.labels.advice import Trained
 from qgate.labels.answers import Answer, Decision, Mark, Purpose
 from qgate.labels.rows import Face, Label
@@ -163,6 +164,66 @@ def test_every_answer_is_flushed_to_the_disk_before_it_is_acknowledged(tmp_path:
 
     assert len(said) == 5
     assert all("sync(" in calls[index - 1] for index in said)
+
+
+def test_a_store_that_another_program_holds_is_said_to_be_locked_and_goes_on_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "labels.db"
+    with LabelStore(path, busy_seconds=0.1) as store:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        for change in (lambda: store.add(answer(0, key="one-answer")), lambda: store.undo("anna", "one-undo")):
+            with pytest.raises(StoreError) as fault:
+                change()
+            assert str(fault.value) == (
+                f"label store {path}: database is locked; "
+                "another program is writing to it: wait for that one, or close it"
+            )
+        other.close()
+        store.add(answer(0, key="one-answer"))
+
+        assert [found.key for found in store.standing()] == ["one-answer"]
+
+
+@pytest.mark.parametrize("count", [1, 12000])
+def test_a_full_disk_is_said_whatever_it_does_to_the_transaction_and_keeps_nothing_in_halves(
+    tmp_path: Path, count: int
+) -> None:
+    """Many answers at once overflow SQLite's memory before the commit; then it rolls back by itself."""
+    with LabelStore(tmp_path / "labels.db") as store:
+        store.add(answer(0))
+        largest = max(file.stat().st_size for file in tmp_path.iterdir())
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest + 100, before[1]))
+        try:
+            with pytest.raises(StoreError) as fault:
+                store.add_all(answer(seed, "ben") for seed in range(count))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+        assert str(fault.value) == (
+            f"label store {tmp_path / 'labels.db'}: disk I/O error; look whether its disk is full or failing"
+        )
+        assert len(store.history()) == 1
+        store.add(answer(1))
+        assert len(store.history()) == 2
+
+
+@needs_strace
+def test_a_disk_without_space_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "labels.db"
+    LabelStore(path).close()
+    inject = ("strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64", "-e")
+    process = add_by_process(path, "anna", 40, (*inject, "inject=pwrite64:error=ENOSPC:when=9+"))
+
+    assert "StoreError: label store" in (said := process.communicate(timeout=60)[1])
+    assert "database or disk is full; make space on its disk" in said
+
+
+def test_a_store_that_is_closed_already_is_no_fault_of_the_answer(tmp_path: Path) -> None:
+    store = LabelStore(tmp_path / "labels.db")
+    store.close()
+    with pytest.raises(StoreError, match="closed database"):
+        store.add(answer(0))
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from qgate.errors import LabelError
+from qgate.errors import LabelError, StoreError
 from qgate.labels.advice import Advice, Trained, advise
 from qgate.labels.answers import NEVER_SHOWN, VOTES, Answer, Decision, Mark, Purpose
 from qgate.labels.rows import Face, Label, read_labels
@@ -26,6 +26,8 @@ APPLICATION_ID = 0x71674C53
 """Marks a SQLite file as a label store ("qgLS")."""
 
 BUSY_SECONDS = 20.0
+"""How long a store waits, unless told otherwise, for another program that writes to it."""
+
 SUFFIXES = (".db", ".sqlite")
 """What the name of a store ends in; other names are label files."""
 
@@ -74,8 +76,12 @@ class LabelStore:
     ...     labels = store.labels()
     """
 
-    def __init__(self, path: Path, create: bool = True) -> None:
-        """Raises LabelError where the file is missing (unless `create`), no label store, or of a newer qgate."""
+    def __init__(self, path: Path, create: bool = True, busy_seconds: float = BUSY_SECONDS) -> None:
+        """busy_seconds: how long to wait for another program that writes to the store.
+
+        Raises LabelError where the file is missing (unless `create`), no label store, or of a newer qgate. Here and in
+        every method, StoreError says that SQLite could not read or write: nothing was kept, and trying again may help.
+        """
         if not create and not path.is_file():
             raise LabelError(f"label store {path}: no such file; `qgate label` makes one")
         self.path = path
@@ -84,7 +90,7 @@ class LabelStore:
         self._seen = 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise LabelError(f"label store {path}: cannot be opened ({error})") from error
         try:
@@ -95,11 +101,8 @@ class LabelStore:
 
     def _prepare(self) -> None:
         with self._faults():
+            self._check_kind()
             self._db.execute("PRAGMA synchronous = FULL")
-            tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            mark = self._db.execute("PRAGMA application_id").fetchone()[0]
-            if tables and mark != APPLICATION_ID:
-                raise LabelError(f"{self.path}: is a database, but no label store; give another path")
             self._use_log()
         with self._transaction():
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -113,6 +116,17 @@ class LabelStore:
                 self._db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             if version < len(SCHEMAS):
                 self._db.execute(f"PRAGMA user_version = {len(SCHEMAS)}")
+
+    def _check_kind(self) -> None:
+        try:
+            tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            mark = self._db.execute("PRAGMA application_id").fetchone()[0]
+        except sqlite3.DatabaseError as error:
+            if _code(error) == sqlite3.SQLITE_NOTADB:
+                raise LabelError(f"{self.path}: is not a database, so no label store; give another path") from error
+            raise
+        if tables and mark != APPLICATION_ID:
+            raise LabelError(f"{self.path}: is a database, but no label store; give another path")
 
     def _use_log(self) -> None:
         """Turn write-ahead logging on; SQLite does not wait here for another process that does the same."""
@@ -257,17 +271,20 @@ class LabelStore:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # After some faults SQLite has rolled back by itself; and a rollback that fails must not hide the cause.
+                with suppress(sqlite3.Error):
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            raise LabelError(f"label store {self.path}: {error}; is it a label store, and is there space?") from error
+            raise StoreError(f"label store {self.path}: {error}; {_REMEDIES.get(_code(error), 'try again')}") from error
 
 
 def read_any(path: Path) -> list[Label]:
@@ -289,6 +306,23 @@ def read_store(path: Path) -> list[Label]:
     """The labels of a store, as `qgate.labels.rows.read_labels` gives those of a file."""
     with LabelStore(path, create=False) as store:
         return store.labels()
+
+
+_REMEDIES = {
+    sqlite3.SQLITE_BUSY: "another program is writing to it: wait for that one, or close it",
+    sqlite3.SQLITE_FULL: "make space on its disk",
+    sqlite3.SQLITE_IOERR: "look whether its disk is full or failing",
+    sqlite3.SQLITE_READONLY: "make the file and its folder writable",
+    sqlite3.SQLITE_CANTOPEN: "look whether its folder is there and can be written to",
+    sqlite3.SQLITE_CORRUPT: "restore it from a copy",
+    sqlite3.SQLITE_NOTADB: "restore it from a copy",
+}
+"""What may help, by SQLite's primary result code."""
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 where Python itself raised the error."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 _OVERRULES = {Purpose.REVIEW: 2, Purpose.SUSPECT: 1}

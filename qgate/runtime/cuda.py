@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,46 @@ COMPILED_ROWS = 8
 
 _PREPARING = threading.Lock()
 """Held while a module is compiled and captured: one at a time in a process."""
+
+ARITHMETIC: tuple[tuple[Any, str, object], ...] = (
+    (torch.backends.cudnn.conv, "fp32_precision", "ieee"),  # type: ignore[attr-defined]
+    (torch.backends.cuda.matmul, "fp32_precision", "ieee"),
+    (torch.backends.cudnn, "deterministic", True),
+    (torch.backends.cudnn, "benchmark", False),
+)
+"""Settings of torch while a module runs: TF32 rounds to ten bits, which is not what fp32 promises; and the same command
+gives the same bytes, whatever the clock says of an algorithm."""
+
+
+class _Exact:
+    """A context in which `ARITHMETIC` holds.
+
+    The settings are those of the process: the first thread that enters makes them, the last one that leaves puts back
+    what was there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: list[object] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._before = [getattr(place, name) for place, name, _ in ARITHMETIC]
+                for place, name, value in ARITHMETIC:
+                    setattr(place, name, value)
+            self._inside += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for (place, name, _), value in zip(ARITHMETIC, self._before, strict=True):
+                    setattr(place, name, value)
+
+
+_EXACT = _Exact()
 
 
 class CudaExecutor:
@@ -64,9 +105,6 @@ class CudaExecutor:
         self._device = device
         self._half = half is not None or any(tensor.dtype in HALVES for tensor in module.state_dict().values())
         self._rows, self._expected, self._run = 0, 0, self._plain.__call__
-        # TF32 rounds to ten bits, which is not what fp32 promises; and the same command gives the same bytes.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
 
     def expect(self, rows: int) -> None:
         """Say how large batches are going to be, so that the first one is filled up even if it is a last one."""
@@ -81,7 +119,7 @@ class CudaExecutor:
             # Doubled at least, so that a caller whose batches grow and grow does not compile for each of them.
             self._rows, self._run = max(n, self._expected, 2 * self._rows), self._plain.__call__
         try:
-            with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
+            with _EXACT, torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
                 filled = tuple(self._filled(tensor) for tensor in inputs)
                 if grown:
                     with _PREPARING:

@@ -7,7 +7,6 @@ compiler, and its converted graph is kept in the user's cache. Knows nothing of 
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -27,6 +26,9 @@ Executor = Callable[..., tuple[Tensor, ...]]
 """Takes tensors with n rows each on the CPU, gives the module's outputs with n rows each on the module's device."""
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+TELEMETRY = "openvino_telemetry"
+"""The package through which OpenVINO reports its use."""
 
 TENSOR_CORES = (7, 0)
 """Least compute capability of devices that have them."""
@@ -175,9 +177,18 @@ def _digest(ov: Any, module: nn.Module, example: tuple[Tensor, ...]) -> str:
 
 
 def _openvino() -> Any | None:
-    os.environ.setdefault("OPENVINO_TELEMETRY_OPT_OUT", "1")
+    """OpenVINO, None where it is not installed.
+
+    Its telemetry reports to an analytics server from the import on and has no switch that counts for one process.
+    Where that package cannot be imported, OpenVINO takes a stub of its own.
+    """
+    before = {TELEMETRY: sys.modules[TELEMETRY]} if TELEMETRY in sys.modules else {}
+    sys.modules[TELEMETRY] = None  # type: ignore[assignment]
     try:
         import openvino
     except ImportError:
         return None
+    finally:
+        del sys.modules[TELEMETRY]
+        sys.modules.update(before)
     return openvino

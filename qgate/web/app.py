@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
-from qgate.errors import ImageError, LabelError
+from qgate.errors import ImageError, LabelError, StoreError
 from qgate.labels.agreement import measure
 from qgate.labels.answers import NEVER_SHOWN, Answer, Decision, Mark, Purpose
 from qgate.labels.exchange import annotator_name
@@ -227,6 +227,9 @@ def make_app(page: Page, access: Access) -> ASGIApp:
     app.add_exception_handler(LabelError, _as_error(422))
     app.add_exception_handler(StaleError, _as_error(409))
     app.add_exception_handler(ImageError, _as_error(404))
+    # These two may pass: the page sends an answer again until it is kept.
+    app.add_exception_handler(StoreError, _as_error(503))
+    app.add_exception_handler(Exception, _broken)
     app.add_exception_handler(RequestValidationError, _invalid)
     return Guard(app, access)
 
@@ -277,6 +280,11 @@ def _as_error(status: int) -> Any:
         return JSONResponse({"error": str(error)}, status)
 
     return handle
+
+
+def _broken(request: Request, error: Exception) -> Response:
+    """What broke; the server prints the traceback."""
+    return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 500)
 
 
 def _invalid(request: Request, error: Exception) -> Response:

@@ -35,6 +35,9 @@ PORT = 8642
 PORTS = 20
 """Ports that are tried from `PORT` on where the user names none."""
 
+BUSY_SECONDS = 3.0
+"""How long an answer waits for another program that writes to the store, until the page says so and sends it again."""
+
 HEADER_SECONDS = 10.0
 CONNECTIONS = 200
 
@@ -73,7 +76,7 @@ def label(request: Request) -> None:
         from qgate.web.scorer import start_scoring
 
         start_scoring(faces, request.gate, request.device)
-    with LabelStore(request.store) as store:
+    with LabelStore(request.store, busy_seconds=BUSY_SECONDS) as store:
         page = Page(faces, store, request.rules, name)
         if request.rules.audit and not page.orders.audit_items:
             raise InputError(f"{request.target}: has no accepted faces to audit")

@@ -1,5 +1,5 @@
-// Requests to the server, and the outbox that loses no answer: each one waits in the browser's own storage until the
-// server has said that it is kept. Knows nothing of the page.
+// Requests to the server, and the outbox that loses no answer: each one stays in the browser's own storage until the
+// server has said that it is kept, also where the server refuses it. Knows nothing of the page.
 
 const RETRY_MS = [300, 1000, 2000, 4000];
 
@@ -33,14 +33,24 @@ async function request(path, options) {
   return response;
 }
 
-export const get = async (path) => (await request(path)).json();
+async function whole(reading) {
+  try {
+    return await reading;
+  } catch {
+    throw new RequestError(0, "the server's reply broke off");
+  }
+}
 
-export const post = async (path, body) =>
-  (await request(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) })).json();
+export const get = async (path) => whole((await request(path)).json());
 
-export const picture = async (item) => createImageBitmap(await (await request(`/image/${item}`)).blob());
+export async function post(path, body) {
+  const headers = { "Content-Type": "application/json" };
+  return whole((await request(path, { method: "POST", headers, body: JSON.stringify(body) })).json());
+}
 
-// As `post`, again and again while the server is away.
+export const picture = async (item) => createImageBitmap(await whole((await request(`/image/${item}`)).blob()));
+
+// As `post`, again and again while the server is away or cannot write.
 export async function postUntilKept(path, body, onFailure = () => {}) {
   for (let attempt = 0; ; attempt += 1) {
     try {
@@ -53,31 +63,42 @@ export async function postUntilKept(path, body, onFailure = () => {}) {
   }
 }
 
+// What is stored under one key; null where another tab has sent it meanwhile, or it is no answer.
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
 export class Outbox {
   // faces: digest of the faces that the ids belong to; answers to other faces are let lie.
-  // onChange(waiting, error): after every change; onKept(answer, reply): once the server has it.
+  // onChange(error): after every change and every failure; onKept(answer, reply): once the server has it.
   constructor(faces, onChange, onKept) {
     this.faces = faces;
     this.prefix = `qgate.outbox.${faces}.`;
     this.onChange = onChange;
     this.onKept = onKept;
     this.waiting = this.#stored();
+    this.refused = []; // the server says that they break a rule: they stay stored, and are sent again by the next page
+    this.reason = ""; // why the last one was refused
     this.sending = null;
   }
 
   get items() {
-    return this.waiting.map((answer) => answer.item);
+    return [...this.waiting, ...this.refused].map((answer) => answer.item);
   }
 
   push(answer) {
     const stamped = { ...answer, faces: this.faces, key: newKey() };
     this.waiting.push(stamped);
     this.#remember(stamped);
-    this.onChange(this.waiting.length, null);
-    this.flush().catch((error) => this.onChange(this.waiting.length, error));
+    this.onChange(null);
+    this.flush().catch((error) => this.onChange(error));
   }
 
-  // Resolves when nothing waits any more.
+  // Resolves when nothing waits any more. Rejects where the page must be opened anew; then everything waits for that.
   flush() {
     this.sending ??= this.#send().finally(() => (this.sending = null));
     return this.sending;
@@ -87,17 +108,17 @@ export class Outbox {
     while (this.waiting.length) {
       const answer = this.waiting[0];
       let reply = null;
-      let problem = null;
       try {
         const { time, ...body } = answer;
-        reply = await postUntilKept("/api/answer", body, (error) => this.onChange(this.waiting.length, error));
+        reply = await postUntilKept("/api/answer", body, this.onChange);
       } catch (error) {
         if (error.status === 401 || error.status === 409) throw error;
-        problem = error;
+        this.refused.push(answer);
+        this.reason = error.message;
       }
       this.waiting.shift();
-      this.#forget(answer);
-      this.onChange(this.waiting.length, problem);
+      if (reply) this.#forget(answer);
+      this.onChange(null);
       if (reply) this.onKept(answer, reply);
     }
   }
@@ -121,7 +142,8 @@ export class Outbox {
   #stored() {
     try {
       const keys = Object.keys(localStorage).filter((key) => key.startsWith(this.prefix));
-      return keys.map((key) => JSON.parse(localStorage.getItem(key))).sort((a, b) => a.time - b.time);
+      const found = keys.map((key) => parsed(localStorage.getItem(key))).filter((answer) => answer);
+      return found.sort((a, b) => a.time - b.time);
     } catch {
       return [];
     }

@@ -3,8 +3,8 @@
 import { Outbox, get, newKey, post, postUntilKept } from "./api.js";
 import { Feed } from "./feed.js";
 import {
-  DIGITS, ORDER_NAMES, auditWords, buildRegions, byId, flash, hue, percent, showAgreement, showGate, showLast, showPace,
-  showRegions, showState, showVotes,
+  DIGITS, ORDER_NAMES, auditWords, buildRegions, byId, flash, hue, percent, savedWords, showAgreement, showGate, showLast,
+  showPace, showRegions, showState, showVotes,
 } from "./panel.js";
 import { View } from "./view.js";
 
@@ -28,10 +28,11 @@ async function start() {
   byId("title").textContent = about.title;
   byId("command").textContent = about.train_command;
   outbox = new Outbox(about.digest, showSaved, kept);
-  showSaved(outbox.waiting.length, null);
+  showSaved(null);
   buildRegions(about.regions, toggleRegion);
   view = new View(byId("face"), byId("marks"), {
     onMark: addMark,
+    onFull: () => trouble("no more marks fit into one answer"),
     onZoom: showZoom,
     hue: (region) => hue(about.regions, region),
   });
@@ -178,12 +179,13 @@ function undo(since) {
   const key = newKey();
   return meanwhile(async () => {
     await outbox.flush();
-    const face = await postUntilKept("/api/undo", { annotator, key }, (error) => showSaved(0, error));
+    const face = await postUntilKept("/api/undo", { annotator, key }, showSaved);
     if (!face) {
       say("Nothing to undo");
       flash("nothing to undo", "undo");
       return;
     }
+    showSaved(null);
     feed.drop(face.item);
     await feed.load(face);
     if (current?.bitmap) {
@@ -254,9 +256,13 @@ async function attempt(work) {
   try {
     await work();
   } catch (error) {
-    flash(error.message, "undo");
-    say(error.message);
+    trouble(error.message);
   }
+}
+
+function trouble(text) {
+  flash(text, "undo");
+  say(text);
 }
 
 function press(act, on) {
@@ -353,19 +359,18 @@ function refreshSoon() {
   }, 200);
 }
 
-function showSaved(waiting, error) {
-  const words = waiting ? `${waiting} waiting to be saved` : "all saved";
-  const text = error ? `${error.message}${waiting ? `; ${waiting} answers wait and are sent again` : ""}` : words;
-  // One or two answers on their way are no news.
-  byId("saved").textContent = waiting > 2 || error ? text : "all saved";
-  byId("saved").classList.toggle("waiting", waiting > 2 || Boolean(error));
-  document.body.dataset.waiting = waiting;
+// error: why the last request failed, null where it did not.
+function showSaved(error) {
+  const text = savedWords(outbox.waiting.length, outbox.refused.length, outbox.reason, error);
+  byId("saved").textContent = text || "all saved";
+  byId("saved").classList.toggle("waiting", Boolean(text));
+  document.body.dataset.waiting = outbox.waiting.length;
 }
 
 function feedError(error) {
   say(error.message);
   if (error.status === 404) flash(error.message, "undo");
-  if (!current) notice(error.worthRetrying ? "The server does not answer. Trying again …" : error.message);
+  if (!current) notice(error.worthRetrying ? `${error.message}\nTrying again …` : error.message);
 }
 
 function notice(text) {

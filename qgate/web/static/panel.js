@@ -87,6 +87,17 @@ export function showState(state) {
   byId("why").textContent = state.training.why;
 }
 
+// What is said of answers that the server does not have; "" where there is nothing to say.
+export function savedWords(waiting, refused, reason, error) {
+  const lines = [];
+  const words = waiting === 1 ? "1 answer waits here and is" : `${waiting} answers wait here and are`;
+  if (error) lines.push(waiting ? `${error.message}; ${words} sent again` : error.message);
+  // One or two answers on their way are no news.
+  else if (waiting > 2) lines.push(`${waiting} waiting to be saved`);
+  if (refused) lines.push(`${refused} refused (${reason}): kept in this browser, and sent again when the page is reloaded`);
+  return lines.join("\n");
+}
+
 export function auditWords(audit) {
   const range = (rate) => `${percent(rate.low, 1)} to ${percent(rate.high, 1)}`;
   const lines = [

@@ -6,13 +6,17 @@ const STEP = 0.004; // between two points of a stroke
 const SMALLEST = 0.006; // a drag shorter than this is a click
 const DOUBLE_MS = 350; // two clicks or taps within this time are one double
 const LARGEST = 8; // screen pixels per image pixel
+const MOST_MARKS = 100; // as many as the server takes for one face
+const MOST_POINTS = 3000; // in all marks of a face: with the last stroke they still fit into one request
+const STEPS = 10000; // a point lies on one of so many steps across the image
 
 export class View {
-  // onMark(mark): a mark was drawn; onZoom(): the zoom was changed by the pointer; hue(region): its colour.
-  constructor(face, marks, { onMark, onZoom, hue }) {
+  // onMark(mark): a mark was drawn; onFull(): it is one too many and is left out; onZoom(): the zoom was changed by the pointer; hue(region): its colour.
+  constructor(face, marks, { onMark, onFull, onZoom, hue }) {
     this.face = face;
     this.over = marks;
     this.onMark = onMark;
+    this.onFull = onFull;
     this.onZoom = onZoom;
     this.hue = hue;
     this.bitmap = null;
@@ -173,7 +177,8 @@ export class View {
   #fraction(at) {
     const { scale, corner } = this.#place();
     const size = [this.bitmap.width, this.bitmap.height];
-    return at.map((value, axis) => Math.min(Math.max((value - corner[axis]) / scale / size[axis], 0), 1));
+    const inside = at.map((value, axis) => Math.min(Math.max((value - corner[axis]) / scale / size[axis], 0), 1));
+    return inside.map((value) => Math.round(value * STEPS) / STEPS);
   }
 
   #press(event) {
@@ -219,9 +224,15 @@ export class View {
     if (!this.drag || event.pointerId !== this.drag.id) return;
     const { mark, at } = this.drag;
     this.drag = null;
-    if (mark) this.onMark(mark);
+    if (mark && this.#isFull()) this.onFull();
+    else if (mark) this.onMark(mark);
     else this.#tap(at, event.timeStamp);
     this.draw();
+  }
+
+  #isFull() {
+    const points = this.marks.reduce((sum, mark) => sum + mark.points.length, 0);
+    return this.marks.length >= MOST_MARKS || points >= MOST_POINTS;
   }
 
   // Twice at the same place: four times, or back to the whole face.
