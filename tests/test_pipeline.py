@@ -17,8 +17,8 @@ from qgate.gate.open import load_gate
 from qgate.labels.answers import Answer, Decision
 from qgate.labels.rows import Face, read_labels
 from qgate.labels.store import LabelStore
-from tests.training_recipe import brightness, learnable, look, quiet, recipe, same, write_labels
-from training.config import AugmentSettings, LookSettings, gate_splits
+from tests.training_recipe import brightness, learnable, look, parity, quiet, recipe, same, write_labels
+from training.config import SHIPPED, AugmentSettings, LookSettings, gate_splits
 from training.crossfit import CrossValidation
 from training.data.lineage import learned_only
 from training.data.pixels import Views
@@ -134,7 +134,7 @@ def test_a_fold_never_judges_a_face_that_it_learned_from(tmp_path: Path) -> None
 
 
 def test_folds_that_would_judge_nothing_are_refused_at_once(tmp_path: Path) -> None:
-    shipped = {"path": "training/labels/train.csv", "limit": 200}
+    shipped = {"path": SHIPPED[0].path, "limit": 200}
     card = read_bundle(DEFAULT).card
     looks = tuple(LookSettings.model_validate(found.model_dump()) for found in card.looks)
     config = recipe(tmp_path, sources=[shipped], folds=2, pretrained="default", splits=gate_splits(card).model_dump())
@@ -152,9 +152,20 @@ def test_what_decides_the_weights_names_a_training(tmp_path: Path) -> None:
     config = recipe(tmp_path, sources=[str(labels)], contents=str(contents), targets={"clean_weights": {"hand": 3}})
     before = Training(config, quiet).facts()
     assert Training(config, quiet).facts() == before
-    clean = next(seed for seed in range(32) if brightness(seed) == 0)
-    contents.write_text(f"generator,seed,psi,contents\nfake:64,{clean},1.0,hand\n")
+    clean = [seed for seed in range(32) if brightness(seed) == 0]
+    learned = [seed for seed in clean if split_of(str(seed), config.splits) is Split.TRAIN]
+    contents.write_text(f"generator,seed,psi,contents\nfake:64,{learned[0]},1.0,hand\n")
     assert Training(config, quiet).facts() != before
+
+
+def test_votes_on_faces_that_only_judge_decide_the_weights_only_where_a_training_stops_by_them(tmp_path: Path) -> None:
+    optimiser = {"epochs": 1, "precision": "fp32"}
+    plain, patient = (recipe(tmp_path, optimiser=optimiser | {"patience": patience}) for patience in (None, 1))
+    before = [Training(config, quiet).facts() for config in (plain, patient)]
+    test = next(seed for seed in range(32) if split_of(str(seed), plain.splits) is Split.TEST)
+    write_labels(tmp_path / "labels.csv", range(32), lambda seed: 3 - parity(seed) if seed == test else parity(seed))
+    after = [Training(config, quiet).facts() for config in (plain, patient)]
+    assert [first == second for first, second in zip(before, after, strict=True)] == [True, False]
 
 
 def test_a_backbone_that_takes_no_such_images_is_refused_before_any_face_is_drawn(tmp_path: Path) -> None:
