@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from qgate.gate.preprocess import Preprocessing
 from training.data.pixels import Pixels
 from training.metrics.tone import ita, to_lab, tones
+
+SEEN = Preprocessing(size=64, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 # Colours of CSS, their L*a*b* (D65) as published, their angle by hand: atan((L - 50) / b), and its group.
 COLOURS = [
@@ -39,7 +42,7 @@ def test_a_known_colour_has_its_published_lab_its_angle_and_its_group(
     assert to_lab(np.array(rgb, np.uint8)[:, None])[:, 0] == pytest.approx(lab, abs=0.05)
     assert ita(plain(rgb)) == pytest.approx(angle, abs=0.2)
     np.save(tmp_path / "face.npy", plain(rgb))
-    assert tones(Pixels([tmp_path / "face.npy"]), [0]) == [tone]
+    assert tones(Pixels([tmp_path / "face.npy"]), [0], SEEN) == [tone]
 
 
 def test_lightness_of_grey_follows_the_formula() -> None:
@@ -66,5 +69,11 @@ def test_every_face_has_the_group_of_its_own_pixels_whatever_the_size(tmp_path: 
         paths.append(tmp_path / f"{number}.npy")
         np.save(paths[-1], plain(rgb, 64))
     groups = [row[-1] for row in COLOURS]
-    assert tones(Pixels(paths), [3, 0, 5]) == [groups[3], groups[0], groups[5]]
-    assert tones(Pixels(paths), []) == []
+    assert tones(Pixels(paths), [3, 0, 5], SEEN) == [groups[3], groups[0], groups[5]]
+    assert tones(Pixels(paths), [], SEEN) == []
+
+
+def test_no_tone_is_measured_where_a_look_sees_only_a_part_of_the_face(tmp_path: Path) -> None:
+    np.save(tmp_path / "face.npy", plain(COLOURS[0][1], 64))
+    part = SEEN.model_copy(update={"crop": (0.25, 0.25, 0.75, 0.75)})
+    assert tones(Pixels([tmp_path / "face.npy"]), [0], part) == [""]

@@ -109,7 +109,8 @@ def judge(bundle: Bundle, labels: LabelSet, config: TrainConfig, say: Say) -> Ju
     views = labels.views([look.preprocessing for look in bundle.card.looks], device, say)
     rows = range(len(labels.samples))
     prob = score(Gate(bundle, str(device)), views, rows, say)
-    return join(labels.samples, rows, prob, contents_of(config), tones(views[0], rows))
+    skin = tones(views[0], rows, bundle.card.looks[0].preprocessing)
+    return join(labels.samples, rows, prob, contents_of(config), skin)
 
 
 def _cells(found: dict[str, Any]) -> dict[str, str]:

@@ -250,7 +250,7 @@ class Training:
     def _judge(self, gate: Gate, views: Views, rows: Sequence[int]) -> Judged:
         _, rows = self.decided(rows)
         prob = score(gate, views, rows, self.say)
-        return join(self.samples, rows, prob, self.contents, tones(views[0], rows))
+        return join(self.samples, rows, prob, self.contents, tones(views[0], rows, gate.card.looks[0].preprocessing))
 
     @contextmanager
     def _gate(self, states: States, card: dict[str, Any]) -> Iterator[Gate]:

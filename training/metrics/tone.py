@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from qgate.gate.preprocess import WHOLE, Preprocessing
 from training.data.pixels import Pixels
 from training.data.targets import Floats
 
@@ -36,8 +37,10 @@ TO_XYZ = np.array(
 WHITE = np.array([[0.95047], [1.0], [1.08883]])
 
 
-def tones(pixels: Pixels, rows: Sequence[int]) -> list[str]:
-    """The group of each face. pixels: whole aligned faces."""
+def tones(pixels: Pixels, rows: Sequence[int], look: Preprocessing) -> list[str]:
+    """The group of each face; "" where the look sees only a part of aligned faces. pixels: as the look sees them."""
+    if look.crop != WHOLE:
+        return [""] * len(rows)
     angles = [ita(pixels[[row]][0]) for row in rows]
     return [next(name for least, name in TONES if angle >= least) for angle in angles]
 
