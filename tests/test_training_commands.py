@@ -132,6 +132,22 @@ def test_two_gates_are_compared_on_faces_that_neither_learned_from(capsys: pytes
     assert shown["purity at 0.5"][0].startswith(f"{purity:.3f} (")
 
 
+def test_faces_of_other_origin_are_judged_beside_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    write_labels(Path("labels.csv"), range(200), brightness)
+    write_labels(Path("other.csv"), range(1000, 1060), brightness)
+    path = write_recipe(Path("a.yaml"), sources=["labels.csv", {"path": "other.csv", "use": "apart"}])
+    assert qgate("train", "--config", path, "--output", "one") == 0
+    figures = json.loads(Path("one/gate.json").read_text())["figures"]
+    capsys.readouterr()
+    assert qgate("evaluate", "--gate", "one", "--config", path, "--json") == 0
+    (found,) = json.loads(capsys.readouterr().out)["gates"]
+    assert (found["faces"], found["auroc"]) == (figures["faces"], figures["auroc"])
+    assert found["apart"].keys() == {"other.csv"}
+    assert found["apart"]["other.csv"]["auroc"]["value"] == figures["apart"]["other.csv"]["auroc"]["value"]
+    assert qgate("evaluate", "--gate", "one", "--config", path) == 0
+    assert f"other.csv, {found['apart']['other.csv']['faces']} faces: auroc" in capsys.readouterr().out
+
+
 def test_a_gate_is_judged_on_the_splits_that_are_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     write_labels(Path("second.csv"), range(100), brightness, "other")
     config = learnable(Path())
