@@ -22,6 +22,7 @@ LAYERS = {
         "seeds, files, cache, progress, images",
         "config",
         "labels | tracking | runtime",
+        "align",
         "gate | generators",
         "dataset",
         "report",

@@ -109,7 +109,7 @@ def test_a_new_source_draws_only_its_own_faces() -> None:
 def test_peoples_labels_weigh_more_than_the_shipped_ones_which_are_mixed_in_where_a_gate_is_refined() -> None:
     write_labels(Path("mine.csv"), range(40))
     labels = read_sources(settings("mine.csv", pretrained="default", rehearse=80), quiet)
-    assert [(fact["faces"], fact["weight"]) for fact in labels.facts] == [(40, 4), (80, 1)]
+    assert [(fact["faces"], fact["weight"]) for fact in labels.facts] == [(40, 4), (80, 1), (80, 1)]
     assert {(sample.weight, len(sample.votes)) for sample in labels.samples if sample.source == "mine.csv"} == {(4, 4)}
     assert len(read_sources(settings("mine.csv", pretrained="default", rehearse=0), quiet).samples) == 40
     assert {sample.weight for sample in read_sources(settings("mine.csv"), quiet).samples} == {1}

@@ -149,7 +149,7 @@ def test_a_wrong_row_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_the_shipped_file_teaches_no_face_that_judges_the_shipped_gate(tmp_path: Path) -> None:
     taught = read_taught(find(SHIPPED_TAUGHT), SHIPPED_GENERATORS)
     splits = gate_splits(read_bundle(DEFAULT).card)
-    training = Training(recipe(tmp_path, sources=[SHIPPED], splits=splits), quiet)
+    training = Training(recipe(tmp_path, sources=[source.model_dump() for source in SHIPPED], splits=splits), quiet)
     judging = {training.samples[row].face for split in list(Split)[1:] for row in training.rows[split]}
     assert len(judging) > 1000
     assert not judging & taught.keys()

@@ -15,7 +15,7 @@ RECIPE = Path("configs/train.yaml")
 
 def test_each_step_of_the_shipped_recipe_starts_from_what_the_one_before_makes() -> None:
     base, weak, config = (load_train_config(RECIPE.with_name(f"train{step}.yaml")) for step in ("-base", "-weak", ""))
-    labels = [(SHIPPED, "all"), ("training/labels/more.csv", "learn")]
+    labels = [("training/labels/train.csv", "all"), ("training/labels/more.csv", "learn")]
     assert [(source.path, source.use) for source in base.sources] == labels
     found = [(source.path, source.use) for source in weak.sources]
     assert found == [*labels, ("training/labels/again.csv", "learn"), ("training/labels/broken.csv", "learn")]
@@ -68,7 +68,7 @@ def test_without_a_recipe_the_shipped_gate_is_refined() -> None:
 
 def test_a_path_of_the_package_is_found_from_everywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert find(SHIPPED).is_file()
+    assert all(find(source.path).is_file() for source in SHIPPED)
     assert find("labels.csv") == Path("labels.csv")
 
 
