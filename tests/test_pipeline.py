@@ -134,7 +134,7 @@ def test_a_fold_never_judges_a_face_that_it_learned_from(tmp_path: Path) -> None
 
 
 def test_folds_that_would_judge_nothing_are_refused_at_once(tmp_path: Path) -> None:
-    shipped = {"path": "training/labels/train.csv", "limit": 200}
+    shipped = {"path": "training/labels/random.csv", "limit": 200}
     card = read_bundle(DEFAULT).card
     looks = tuple(LookSettings.model_validate(found.model_dump()) for found in card.looks)
     config = recipe(tmp_path, sources=[shipped], folds=2, pretrained="default", splits=gate_splits(card).model_dump())
