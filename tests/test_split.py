@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from qgate.labels.rows import gather_votes, read_labels
-from training.config import LABELS, SHIPPED, SplitSettings, Use, find
+from training.config import LABELS, SHIPPED, SplitSettings, Use, find, load_train_config
 from training.data.sources import take
 from training.data.split import JUDGING, Split, fold_of, split_of, split_rows
 
 SHARES = SplitSettings(validation=0.08, calibration=0.1, test=0.1)
 SEEDS = [str(seed) for seed in range(2000)]
+
+OLDER = "training/labels/train.csv"
 
 
 def test_a_face_stays_in_its_split_whatever_the_order_and_the_other_faces() -> None:
@@ -61,6 +63,21 @@ def test_the_faces_that_judge_the_shipped_gate_are_in_no_other_labels() -> None:
     for path in drawn:
         with path.open(newline="") as file:
             assert judging.isdisjoint(int(row["seed"]) for row in csv.DictReader(file)), path
+
+
+def test_one_face_is_never_in_two_splits_of_the_older_labels() -> None:
+    faces = sorted(gather_votes(read_labels(find(OLDER))))
+    rows = split_rows([str(face.seed) for face in faces], SHARES, [Use.ALL] * len(faces))
+    seeds = {split: {faces[row].seed for row in rows[split]} for split in Split}
+    assert sum(map(len, seeds.values())) == len(set().union(*seeds.values())) == 5400
+
+
+def test_the_later_votes_are_of_faces_that_the_step_before_the_shipped_gate_is_not_judged_by() -> None:
+    again, judged = (gather_votes(read_labels(find(path))) for path in ("training/labels/again.csv", OLDER))
+    splits = load_train_config(find("configs/train-weak.yaml")).splits
+    shared = {face for face in again if face in judged}
+    assert len(shared) > 2000
+    assert {split_of(str(face.seed), splits) for face in shared} == {Split.TRAIN}
 
 
 def test_a_limit_keeps_both_kinds_in_every_split_and_a_larger_one_keeps_them_all() -> None:

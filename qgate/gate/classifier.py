@@ -81,11 +81,16 @@ class Gate:
     """
 
     def __init__(self, bundle: Bundle, device: str = "auto", precision: str = "auto") -> None:
-        """device: auto, cpu, cuda or cuda:N. precision: of the arithmetic, as `pick_precision` takes it."""
+        """device: auto, cpu, cuda or cuda:N.
+
+        precision: of the arithmetic; auto is fp32 on CPUs, where bf16 moves scores, and fp16 on GPUs with tensor cores.
+        """
         self.card, self.digest = bundle.card, bundle.digest
         self._bundle, self._device = bundle, pick_device(device)
         networks = [LookNetwork(bundle, look).eval().requires_grad_(False) for look in self.card.looks]
         self.explains = all(has_places(network.network) for network in networks)
+        if precision == "auto" and self._device.type == "cpu":
+            precision = "fp32"
         arithmetic = pick_precision(precision, self._device)
         self._execute = [make_executor(network, (network.example(),), self._device, arithmetic) for network in networks]
         self._at_once = [AT_ONCE] * len(networks)
