@@ -80,6 +80,21 @@ def test_fifty_faces_by_keyboard_a_reload_a_kill_and_an_export(
     assert exported == {name: (said[1], said[2]) for name, said in expected.items() if said[1] is not None}
 
 
+def test_keys_faster_than_faces_load_judge_the_face_that_they_were_meant_for(
+    tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
+) -> None:
+    press = "for (const key of arguments) document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))"
+    with serve_in_thread(make_faces(tmp_path / "faces", ["a.png", "b.png", "c.png"]), tmp_path / "labels.db") as served:
+        tab = open_tab(served.address, "anna")
+        names = [tab.judge("a"), tab.judge("a")]
+        tab.saved()
+        driver.execute_script(press, "Backspace", "Backspace", "d")
+        tab.wait(f"document.querySelector('#name').textContent === {json.dumps(names[1])}")
+        tab.saved()
+    with LabelStore(tmp_path / "labels.db") as store:
+        assert [(f"{a.face.file_name}", a.decision.value) for a in store.standing()] == [(names[0], "artifact")]
+
+
 def undo(tab: Tab) -> str:
     before = tab.item
     tab.press("\ue003")

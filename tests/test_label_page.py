@@ -3,10 +3,11 @@
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from qgate.cli.main import main
 from qgate.errors import InputError
@@ -15,6 +16,7 @@ from qgate.labels.store import LabelStore
 from qgate.records import REGIONS, Score
 from qgate.web.app import train_command
 from qgate.web.faces import Faces, Shown
+from qgate.web.scorer import start_scorer
 from qgate.web.serve import Request, farewell, label
 from tests.label_server import SAME_ORIGIN, Served, make_faces, serve_in_thread
 
@@ -106,6 +108,21 @@ class BrokenFaces(Faces):
 def test_an_answer_to_the_faces_of_an_earlier_start_is_refused(served: Served) -> None:
     assert served.post("/api/answer", served.answer(0, faces="0123456789abcdef")).status == 409
     assert served.kept == 0
+
+
+class BrokenGate:
+    def score(self, images: Sequence[Tensor] | Tensor) -> list[Score]:
+        raise RuntimeError("the device\nis gone")
+
+
+def test_a_gate_that_dies_beside_the_page_is_told_on_page_and_terminal(
+    served: Served, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start_scorer(served.page.faces, BrokenGate()).join(20)
+    state = served.post("/api/state", {"annotator": "anna", "order": "random"}).json
+
+    assert state["scoring_fault"] == "the device is gone"
+    assert "warning: the gate stopped scoring after 0 of 3 faces: the device is gone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

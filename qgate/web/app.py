@@ -137,6 +137,7 @@ class Page:
             "total": total,
             "yours": len(yours),
             "today": sum(answer.time > day_ago for answer in yours),
+            "scoring_fault": self.faces.scoring_fault,
             "training": {"labelled": advice.labelled, "words": advice.in_words(), "why": advice.why},
             "audit": self.audit().to_json() if self.orders.rules.audit else None,
         }

@@ -70,6 +70,8 @@ class Faces:
         """What the gate said; grows where a gate is at work beside the page."""
         self.scoring = False
         """A gate is at work beside the page."""
+        self.scoring_fault = ""
+        """Why that gate stopped before it had scored all faces; "" where it did not."""
         listing = "\n".join(repr(face.face) for face in shown)
         self.digest = hashlib.sha256(listing.encode()).hexdigest()[:16]
         """Equal digests, equal ids: an answer that waited in a browser may not reach another face."""

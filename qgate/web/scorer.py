@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qgate.errors import ImageError
 from qgate.gate.open import load_gate
+from qgate.progress import warn
 from qgate.run.worker import Scorer
 from qgate.web.faces import Faces
 
@@ -30,6 +31,15 @@ def start_scorer(faces: Faces, scorer: Scorer) -> threading.Thread:
 
 
 def _score_all(faces: Faces, scorer: Scorer) -> None:
+    """A fault of the gate, whatever it is, ends the scores and not the labelling; page and terminal say so."""
+    try:
+        _score_each(faces, scorer)
+    except Exception as error:
+        faces.scoring, faces.scoring_fault = False, " ".join(str(error).split()) or repr(error)
+        warn(f"the gate stopped scoring after {len(faces.scores)} of {len(faces)} faces: {faces.scoring_fault}")
+
+
+def _score_each(faces: Faces, scorer: Scorer) -> None:
     todo = [item for item in range(len(faces)) if item not in faces.scores]
     random.Random(0).shuffle(todo)
     for start in range(0, len(todo), BATCH):

@@ -29,7 +29,7 @@ async function start() {
   byId("command").textContent = about.train_command;
   outbox = new Outbox(about.digest, showSaved, kept);
   showSaved(null);
-  buildRegions(about.regions, toggleRegion);
+  buildRegions(about.regions, (region) => soon(() => toggleRegion(region)));
   view = new View(byId("face"), byId("marks"), {
     onMark: addMark,
     onFull: () => trouble("no more marks fit into one answer"),
@@ -43,7 +43,7 @@ async function start() {
   wire();
   outbox.flush().catch((error) => notice(error.message));
   const name = sessionStorage.getItem("qgate.annotator") || about.annotator || localStorage.getItem("qgate.annotator");
-  if (name) await begin(name);
+  if (name) begin(name);
   else askName();
 }
 
@@ -54,22 +54,22 @@ async function openSession() {
   history.replaceState(null, "", location.pathname);
 }
 
-async function begin(name) {
+function begin(name) {
   annotator = name;
   sessionStorage.setItem("qgate.annotator", name);
   localStorage.setItem("qgate.annotator", name);
   byId("who").textContent = name;
   byId("who").setAttribute("aria-label", `Annotator ${name}: change`);
   times.length = 0;
-  await restart();
+  return restart();
 }
 
-async function restart() {
+function restart() {
   current = null;
   feed.restart(annotator, order);
   showLast("");
   refreshSoon();
-  await advance(performance.now());
+  return advance(performance.now());
 }
 
 // Show the next face. `since`: when the key was pressed, for the measurement.
@@ -128,17 +128,19 @@ function rest() {
   notice((done[order] ?? "All faces of this order are judged.") + more);
 }
 
+// Keys pressed while `work` brings a face are meant for that face; where it does not come they are for none.
 async function meanwhile(work) {
   busy = true;
   try {
     await work();
   } catch (error) {
     notice(error.message);
+    later = [];
   }
   busy = false;
   const waiting = later;
   later = [];
-  waiting.forEach((act) => act());
+  waiting.forEach(soon); // one that brings a face itself makes the others wait again
 }
 
 function decide(decision, severity, since) {
@@ -320,7 +322,7 @@ function wire() {
     order = event.target.value;
     localStorage.setItem("qgate.order", order);
     byId("stage").focus();
-    restart();
+    soon(restart);
   });
   byId("helper").addEventListener("click", () => byId("help").showModal());
   byId("who").addEventListener("click", askName);
@@ -329,7 +331,7 @@ function wire() {
   byId("keys").addEventListener("change", () => localStorage.setItem("qgate.keys", byId("keys").checked ? "on" : "off"));
   byId("login").addEventListener("close", () => {
     const name = byId("annotator").value.trim();
-    if (name && byId("login").returnValue === "ok") begin(name);
+    if (name && byId("login").returnValue === "ok") soon(() => begin(name));
     else if (!annotator) askName();
   });
 }

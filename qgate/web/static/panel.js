@@ -68,16 +68,27 @@ export function showGate(reply) {
     const sure = reply.clean_prob === null ? "has not scored this face" : `clean with ${percent(reply.clean_prob)}`;
     byId("gate-now").textContent = [sure, ...lines].join("\n");
   }
-  byId("gate").hidden = byId("gate-now").hidden && byId("gate-last").hidden;
+  showGatePanel();
 }
 
 export function showLast(text) {
   byId("gate-last").textContent = text;
   byId("gate-last").hidden = !text;
-  byId("gate").hidden = byId("gate-now").hidden && !text;
+  showGatePanel();
+}
+
+function showScoringFault(text) {
+  byId("gate-fault").textContent = text && `The gate stopped scoring: ${text}. Faces come without its help.`;
+  byId("gate-fault").hidden = !text;
+  showGatePanel();
+}
+
+function showGatePanel() {
+  byId("gate").hidden = ["gate-now", "gate-last", "gate-fault"].every((id) => byId(id).hidden);
 }
 
 export function showState(state) {
+  showScoringFault(state.scoring_fault);
   const bar = byId("bar");
   bar.setAttribute("aria-valuemax", state.total);
   bar.setAttribute("aria-valuenow", state.done);
