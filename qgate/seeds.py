@@ -29,6 +29,11 @@ class SeedPlan:
 
     ranges: tuple[tuple[int, int], ...]
 
+    @property
+    def text(self) -> str:
+        """As `parse_seeds` reads it."""
+        return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in self.ranges)
+
     def __len__(self) -> int:
         return sum(last - first + 1 for first, last in self.ranges)
 

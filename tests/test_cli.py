@@ -17,10 +17,12 @@ import torch
 from PIL import Image
 
 from qgate.cli.main import main
+from qgate.config import RunConfig
 from qgate.gate.bundle import DEFAULT
 from qgate.generators import Drawn
 from qgate.generators.fake import FakeGenerator
 from qgate.images import read_image
+from qgate.run.tracked_run import Watch
 from tests.test_local import tree
 
 UNTRACKED = ("--set", "tracking.enabled=false")
@@ -133,6 +135,29 @@ def test_the_same_command_without_output_finds_its_folder_and_does_nothing(capsy
     assert first["output"] == second["output"]
     assert (first["judged"], first["accepted"], first["count"], first["yield"]) == (3, 3, 3, 1.0)
     assert second["faces_per_second"] == 0
+
+
+def test_a_regate_goes_on_with_the_settings_of_the_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[RunConfig] = []
+    monkeypatch.setattr("qgate.run.run.Watch", lambda config, *rest: told.append(config) or Watch(config, *rest))
+    made = ("--generator", "fake", "--threshold", "0", "--output", "out", "--seeds", "5-9,20", "--truncation", "0.7")
+    jpeg = ("--set", "output.format=jpeg", "--set", "output.quality=80", "--set", "output.shard_size=2")
+    assert qgate("run", *made, *jpeg, "--set", "output.review=3", *UNTRACKED) == 0
+
+    assert qgate("regate", "out", "--threshold", "0.2", "--set", "compute.encoders=1") == 0
+    first, second = told
+    assert second.selection.threshold == 0.2
+    assert second.compute.encoders == 1
+    for section in ("generator", "gate", "seeds", "output", "tracking"):
+        assert getattr(second, section) == getattr(first, section)
+    assert not Path("mlruns").exists()
+    capsys.readouterr()
+    before = tree(Path("out"))
+    assert qgate("regate", "out", "--threshold", "0.4", "--set", "output.format=webp") == 2
+    assert "--set output.format: regate changes only selection, compute, tracking" in capsys.readouterr().err
+    assert tree(Path("out")) == before
 
 
 def test_a_folder_of_images_is_judged_whole_and_a_damaged_one_is_failed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from qgate.gate.bundle import Calibration
 from qgate.labels.rows import Face, Label
 from qgate.records import REGIONS
 from training.data.sources import Sample
+from training.data.targets import Floats
 from training.metrics import metrics
 from training.metrics.figures import apart_figures, at_threshold, compare, figures
 from training.metrics.judged import Judged, join
@@ -17,40 +18,55 @@ from training.metrics.suspects import find_suspects
 from training.report.curves import curves
 
 
+def silent(clean: Floats) -> Floats:
+    """Logits of clean (n, looks), and of regions that say nothing."""
+    return np.concatenate([clean[:, :, None], np.zeros((*clean.shape, len(REGIONS)))], 2)
+
+
 def test_platts_fit_finds_the_numbers_that_made_the_votes() -> None:
     for spread in (4.0, 0.001):
         logits = np.linspace(-spread, spread, 81)
-        found = metrics.fit_calibration(logits[:, None], 1 / (1 + np.exp(-(1.7 * logits - 0.6))))
+        found = metrics.fit_calibration(silent(logits[:, None]), 1 / (1 + np.exp(-(1.7 * logits - 0.6))))
         assert found.weights == pytest.approx((1.7,), abs=1e-3)
         assert found.offset == pytest.approx(-0.6, abs=1e-4)
     with pytest.raises(QgateError, match="says the same of every face"):
-        metrics.fit_calibration(np.ones((4, 1)), np.array([0.0, 1.0, 0.5, 0.5]))
+        metrics.fit_calibration(silent(np.ones((4, 1))), np.array([0.0, 1.0, 0.5, 0.5]))
     with pytest.raises(QgateError, match="what the network says are no numbers; lower the learning rate"):
-        metrics.fit_calibration(np.array([[0.0], [1.0], [np.nan]]), np.array([0.0, 1.0, 1.0]))
+        metrics.fit_calibration(silent(np.array([[0.0], [1.0], [np.nan]])), np.array([0.0, 1.0, 1.0]))
 
 
 def test_the_fit_finds_the_weight_of_each_look() -> None:
     logits = np.random.default_rng(4).normal(size=(400, 2)) * (3.0, 0.5) + (1.0, -2.0)
-    found = metrics.fit_calibration(logits, 1 / (1 + np.exp(-(logits @ (0.4, 1.9) + 0.7))))
+    found = metrics.fit_calibration(silent(logits), 1 / (1 + np.exp(-(logits @ (0.4, 1.9) + 0.7))))
     assert found.weights == pytest.approx((0.4, 1.9), abs=1e-3)
     assert found.offset == pytest.approx(0.7, abs=1e-3)
 
 
 def test_no_look_is_given_a_negative_weight() -> None:
     logits = np.random.default_rng(5).normal(size=(400, 2))
-    found = metrics.fit_calibration(logits, 1 / (1 + np.exp(-(1.2 * logits[:, 0] - 0.8 * logits[:, 1] + 0.3))))
+    found = metrics.fit_calibration(silent(logits), 1 / (1 + np.exp(-(1.2 * logits[:, 0] - 0.8 * logits[:, 1] + 0.3))))
     first, second = found.weights
     assert (first > 0.5, second) == (True, 0.0)
     with pytest.raises(QgateError, match="its logits do not rise with clean votes; train longer"):
-        metrics.fit_calibration(logits, 1 / (1 + np.exp(logits @ (1.2, 0.8))))
+        metrics.fit_calibration(silent(logits), 1 / (1 + np.exp(logits @ (1.2, 0.8))))
+
+
+def test_a_region_counts_as_it_foretells_artifacts_and_never_the_other_way_round() -> None:
+    logits = np.random.default_rng(6).normal(size=(4000, 2, 1 + len(REGIONS)))
+    odds = logits[:, 0, 0] + logits[:, 1, 0] - 0.7 * logits[:, 1, 3] + 0.5 * logits[:, 0, 5]
+    found = metrics.fit_calibration(logits, 1 / (1 + np.exp(-odds)))
+
+    assert found.table[1, 3] == pytest.approx(-0.7, abs=0.07)
+    assert found.table[0, 5] == 0.0
+    assert np.abs(np.delete(found.table[:, 1:].ravel(), len(REGIONS) + 2)).max() < 0.05
 
 
 def test_few_faces_hardly_move_a_calibration_and_many_decide_it() -> None:
     before = Calibration(weights=(1.0,), offset=0.0)
     found = {}
     for n in (5, 5000):
-        logits = np.linspace(-3, 3, n)[:, None]
-        votes = 1 / (1 + np.exp(-(3.0 * logits[:, 0] - 2.0)))
+        clean = np.linspace(-3, 3, n)
+        logits, votes = silent(clean[:, None]), 1 / (1 + np.exp(-(3.0 * clean - 2.0)))
         fitted = metrics.fit_calibration(logits, metrics.lean_on(before, logits, votes))
         found[n] = (*fitted.weights, fitted.offset)
     assert found[5] == pytest.approx((1.0, 0.0), abs=0.15)

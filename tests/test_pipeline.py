@@ -47,7 +47,7 @@ def test_a_small_training_makes_a_gate_that_judges_as_its_figures_say(tmp_path: 
     networks = training.fit(views)
     # What so short a training finds is chance, and a calibration that falls would be refused: the votes follow it.
     rows = training.rows[Split.CALIBRATION]
-    logits = predict(networks["whole"], config, config.looks[0], views[0], rows, quiet)
+    logits = predict(networks["whole"], config, config.looks[0], views[0], rows, quiet)[:, 0]
     training.targets.clean_votes[rows] = 1 / (1 + torch.exp(-2 * torch.from_numpy(logits))).numpy()
     card, judged = training.write(networks, views, tmp_path / "gate")
     probs = score(load_gate(tmp_path / "gate", "cpu"), views, judged.rows, quiet)

@@ -158,7 +158,7 @@ def test_a_look_is_calibrated_on_the_faces_that_come_to_it(tmp_path: Path) -> No
         logits = gate.look_logits([torch.from_numpy(pixels[rows]) for pixels in views])
         asked = card.calibrations[0].prob(logits[:, :1]) >= (ask_from if ask_from < 0.9 else 0)
         expected = metrics.fit_calibration(logits[asked], votes[asked])
-        assert card.calibrations[1].weights == pytest.approx(expected.weights, rel=1e-6)
+        assert card.calibrations[1].table == pytest.approx(expected.table, rel=1e-6)
     assert found[0.0][0] == found[0.5][0]
     assert found[0.0][1] != found[0.5][1]
     # Nobody comes to a look that asks for certainty: it is calibrated on all faces, and that is said.

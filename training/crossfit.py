@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from qgate.errors import LabelError
+from qgate.records import REGIONS
 from training.config import Use
 from training.data.pixels import Views
 from training.data.split import Split, fold_of
@@ -63,7 +64,7 @@ class CrossValidation:
         Where a gate is refined, which may have learned from the shipped labels, those faces are left out.
         """
         training = self._training
-        logits = np.full((len(training.samples), len(training.config.looks)), np.nan)
+        logits = np.full((len(training.samples), len(training.config.looks), 1 + len(REGIONS)), np.nan)
         for number in range(self._folds):
             held, _ = self._parts(number)
             logits[held] = self._out_of_fold(number, views)
@@ -79,7 +80,10 @@ class CrossValidation:
         return held, [row for row in self._pool if self._fold[row] != number]
 
     def _out_of_fold(self, number: int, views: Views) -> Floats:
-        """Logits of a fold's faces by looks that learned from the others, (n, looks); kept until all is done."""
+        """Logits of a fold's faces by looks that learned from the others; kept until all is done.
+
+        (n, looks, 1 + regions).
+        """
         training, (held, others) = self._training, self._parts(number)
         part = f"fold {number + 1} of {self._folds}, "
         state = training.checkpoint(part + "logits")

@@ -131,7 +131,7 @@ class Training:
     ) -> dict[str, float]:
         """Figures of a look alone on the validation faces after an epoch."""
         clean, rows = self.decided(rows)
-        logits = predict(network, self.config, look, pixels, rows, self.say)
+        logits = predict(network, self.config, look, pixels, rows, self.say)[:, 0]
         found = {"auroc": round(auroc(clean, logits), 5), "brier": round(brier(clean, expit(logits)), 5)}
         self.say(f"{part}{look.name}, epoch {epoch}: AUROC {found['auroc']:.4f} on {len(rows)} validation faces", True)
         seen(epoch, {f"{look.name}.{name}": value for name, value in found.items()})

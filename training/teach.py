@@ -42,14 +42,19 @@ def taught_faces(tables: Sequence[Path], seeds: str | None, generator: str, trun
 
 
 def teach_faces(gates: Sequence[str], faces: Iterable[Face], device: str, say: Say) -> Taught:
-    """What the gates, as `--gate` takes them, say together: the mean of their calibrated log odds, as a probability."""
+    """What the gates, as `--gate` takes them, say together, as a probability.
+
+    It is the mean of their calibrated log odds over each face and its mirror image.
+    """
     bundles = [open_bundle(gate) for gate in gates]
     asked = sorted(set(faces))
     logits = np.zeros(len(asked))
     for bundle in bundles:
         looks = [look.preprocessing for look in bundle.card.looks]
         views = tuple(map(Pixels, draw_faces(asked, looks, pick_device(device), say)))
-        logits += to_logits(score(Gate(bundle, device), views, range(len(asked)), say)) / len(bundles)
+        gate = Gate(bundle, device)
+        for mirrored in (False, True):
+            logits += to_logits(score(gate, views, range(len(asked)), say, mirrored)) / (2 * len(bundles))
     return dict(zip(asked, expit(logits).tolist(), strict=True))
 
 

@@ -146,15 +146,23 @@ def regate(
     count: Annotated[int | None, typer.Option("--count", "-n", help="Faces; default: as before.")] = None,
     device: DeviceOption = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Candidates at once.")] = None,
+    assign: Assign = None,
     as_json: Json = False,
 ) -> None:
     """Select anew from the ledger of a run with another threshold.
 
-    Draws only the faces whose pixels are missing, and new candidates where the count needs them.
+    Draws only the faces whose pixels are missing, and new candidates where the count needs them. All other settings
+    stay as the run has them; --set changes those of selection, compute and tracking.
     """
     from qgate.run.run import regate as regate_run
 
-    finish(regate_run(output, threshold, count, device or "auto", batch_size), as_json)
+    flags = {
+        "selection.threshold": threshold,
+        "selection.count": count,
+        "compute.device": device,
+        "compute.batch_size": batch_size,
+    }
+    finish(regate_run(output, flags, assign or []), as_json)
 
 
 @app.command()

@@ -47,7 +47,8 @@ class RunHeader:
     plan: the seeds the run walks; it judges `max_candidates` of them at most, shard by shard.
     threshold, count: accepted from this clean_prob on, until there are so many; count None: all that pass.
     review: cap of the random sample of all candidates.
-    config: further settings needed to draw the candidates again, such as paths; compared with nothing.
+    config: further settings of the command that made it: those needed to draw the candidates again, such as paths,
+        and those of tracking; compared with nothing.
     """
 
     qgate: str
@@ -68,7 +69,7 @@ class RunHeader:
     def seed_says_all(self) -> bool:
         """Whether generator, seed and truncation psi, as label rows name them, are enough to draw a face again."""
         known = self.config.get("generator", self.generator.name) == self.generator.name
-        return known and set(self.config) <= {"generator", "gate", "precision"}
+        return known and set(self.config) <= {"generator", "gate", "precision", "tracking"}
 
     @property
     def full_scoring(self) -> dict[str, Any]:

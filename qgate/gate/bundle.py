@@ -5,6 +5,7 @@ safetensors only: nothing is ever unpickled. The digests in `gate.json` bind the
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -69,13 +70,15 @@ class Look(_Part):
 
 
 class Calibration(_Part):
-    """clean_prob = sigmoid(weights . logits of clean + offset), fitted on faces that no look learned from.
+    """clean_prob = sigmoid(weights . logits + offset), fitted on faces that no look learned from.
 
-    weights: one for each look so far, none negative: no look's "cleaner" ever lowers clean_prob.
+    weights: of each look's logit of clean, one for each look so far, none negative: no look's "cleaner" ever lowers
+    clean_prob. region_weights: of each look's logits of artifacts by region, none positive; (): these do not count.
     Source: Platt (1999), Probabilistic Outputs for Support Vector Machines.
     """
 
     weights: tuple[Annotated[float, Field(ge=0)], ...] = Field(min_length=1)
+    region_weights: tuple[tuple[Annotated[float, Field(le=0)], ...], ...] = ()
     offset: float
 
     @field_validator("weights")
@@ -85,9 +88,21 @@ class Calibration(_Part):
             raise ValueError("all weights are 0, so every face would be the same")
         return weights
 
+    @model_validator(mode="after")
+    def _check_region_weights(self) -> Self:
+        if self.region_weights and [len(row) for row in self.region_weights] != [len(REGIONS)] * len(self.weights):
+            raise ValueError(f"region_weights: for each look there is one for each of {len(REGIONS)} regions")
+        return self
+
+    @functools.cached_property
+    def table(self) -> NDArray[np.float64]:
+        """(looks, 1 + regions): the weight of each logit."""
+        regions = self.region_weights or np.zeros((len(self.weights), len(REGIONS)))
+        return np.column_stack([self.weights, regions])
+
     def prob(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Logits of clean, (n, looks) -> clean_prob (n,), 0..1."""
-        odds = np.asarray(logits, np.float64) @ np.array(self.weights) + self.offset
+        """Logits (n, looks, 1 + regions) -> clean_prob (n,), 0..1."""
+        odds = np.asarray(logits, np.float64).reshape(len(logits), -1) @ self.table.ravel() + self.offset
         return np.asarray(expit(odds), np.float32)
 
 

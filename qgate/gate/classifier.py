@@ -83,14 +83,12 @@ class Gate:
     def __init__(self, bundle: Bundle, device: str = "auto", precision: str = "auto") -> None:
         """device: auto, cpu, cuda or cuda:N.
 
-        precision: of the arithmetic; auto is fp32 on CPUs, where bf16 moves scores, and fp16 on GPUs with tensor cores.
+        precision: of the arithmetic, fp32, bf16 or fp16; auto as `pick_precision` says.
         """
         self.card, self.digest = bundle.card, bundle.digest
         self._bundle, self._device = bundle, pick_device(device)
         networks = [LookNetwork(bundle, look).eval().requires_grad_(False) for look in self.card.looks]
         self.explains = all(has_places(network.network) for network in networks)
-        if precision == "auto" and self._device.type == "cpu":
-            precision = "fp32"
         arithmetic = pick_precision(precision, self._device)
         self._execute = [make_executor(network, (network.example(),), self._device, arithmetic) for network in networks]
         self._at_once = [AT_ONCE] * len(networks)
@@ -132,9 +130,8 @@ class Gate:
 
     @torch.inference_mode()
     def look_logits(self, views: Sequence[Tensor]) -> NDArray[np.float64]:
-        """Logits of clean of every look, whether it would be asked or not, (n, looks). views: as for `score_views`."""
-        columns = [self._run(number, view)[:, 0].double().cpu().numpy() for number, view in enumerate(views)]
-        return np.stack(columns, 1)
+        """Logits of every look, asked or not, (n, looks, 1 + regions). views: as for `score_views`."""
+        return np.stack([self._run(number, view).double().cpu().numpy() for number, view in enumerate(views)], 1)
 
     @torch.inference_mode()
     def _begin(self, view: Callable[[int, Rows | None], Tensor]) -> Callable[[], list[Score]]:
@@ -164,18 +161,17 @@ class Gate:
 
         first: logits of the first look, (n, 1 + regions). rows: which images show anything.
         """
-        clean, regions, looks = first[:, :1], first[:, 1:].copy(), np.ones(len(first), np.float32)
-        prob = self.card.calibrations[0].prob(clean)
+        logits = np.full((len(first), len(self.card.looks), first.shape[1]), np.nan, np.float32)
+        logits[:, 0] = first
+        prob, regions = self.card.calibrations[0].prob(logits[:, :1]), first[:, 1:].copy()
         for number, look in enumerate(self.card.looks[1:], 1):
             rows = rows[prob[rows] >= look.ask_from]
-            found = np.full_like(first, np.nan)
-            if len(rows):
-                found[rows] = self._run(number, view(number, rows.tolist())).cpu().numpy()
-            clean = np.column_stack([clean, found[:, 0]])
-            prob[rows] = self.card.calibrations[number].prob(clean[rows])
-            regions[rows] += found[rows, 1:]
-            looks[rows] += 1
-        return prob, expit(regions / looks[:, None])
+            if len(rows) == 0:
+                break
+            logits[rows, number] = self._run(number, view(number, rows.tolist())).cpu().numpy()
+            so_far = logits[rows, : number + 1]
+            prob[rows], regions[rows] = self.card.calibrations[number].prob(so_far), so_far[:, :, 1:].mean(1)
+        return prob, expit(regions)
 
     def _run(self, number: int, pixels: Tensor) -> Tensor:
         """Logits of a look, float32 (n, 1 + regions), in batches of the size that was said to come."""
@@ -200,18 +196,19 @@ class Gate:
     def _explain(self, image: Tensor, clean_prob: float) -> NDArray[np.float32]:
         """Heat of all looks that the face is given, each where it looked, in log odds; then scaled."""
         looks, calibrations = self.card.looks, self.card.calibrations
-        size, clean, prob = looks[0].preprocessing.size, np.zeros((1, 0), np.float32), 1.0
-        heats: list[NDArray[np.float32]] = []
+        size, prob, calibration = looks[0].preprocessing.size, 1.0, calibrations[0]
+        logits: list[NDArray[np.float32]] = []
+        rises: list[NDArray[np.float32]] = []
         for look, calibration, mapper in zip(looks, calibrations, self._mappers, strict=True):
             if prob < look.ask_from:
                 break
-            logit, rise = mapper(look.preprocessing.resize(image))
-            heats.append(place(rise, look.preprocessing.crop, size))
-            clean = np.column_stack([clean, [[logit]]])
-            weights, prob = calibration.weights, float(calibration.prob(clean)[0])
+            found, rise = mapper(look.preprocessing.resize(image))
+            logits.append(found)
+            rises.append(rise)
+            prob = float(calibration.prob(np.stack(logits)[None])[0])
         heat = np.zeros((size, size), np.float32)
-        for weight, part in zip(weights, heats, strict=True):
-            heat += np.float32(weight) * part
+        for look, weights, rise in zip(looks, calibration.table, rises, strict=False):
+            heat += place(np.tensordot(weights.astype(np.float32), rise, 1), look.preprocessing.crop, size)
         heat = heat.clip(0)
         return heat / heat.max() * (1 - clean_prob) if heat.max() > 0 else heat
 

@@ -49,7 +49,7 @@ class HeatMapper:
     """
 
     def __init__(self, network: nn.Module, preprocessing: Preprocessing) -> None:
-        """network: a timm network in eval mode whose first logit is that of clean.
+        """network: of timm, in eval mode.
 
         Raises BundleError where it has no places.
         """
@@ -60,32 +60,31 @@ class HeatMapper:
         self._device = next(network.parameters()).device
 
     @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> tuple[float, NDArray[np.float32]]:
-        """uint8 (1, 3, S, S) -> the logit of clean, and by how much it rises without each place, (S, S).
+    def __call__(self, pixels: Tensor) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """uint8 (1, 3, S, S) -> logits (outputs,), and by how much each rises without each place, (outputs, S, S).
 
         Both are means over the image and its mirror image: a mirrored image has the mirrored map.
         """
         x = self._preprocessing.normalise(pixels.to(self._device))
-        (clean, rise), (clean_mirrored, rise_mirrored) = self._rises(x), self._rises(x.flip(-1))
-        heat: NDArray[np.float32] = _smooth((rise + rise_mirrored.flip(-1)) / 2, self._preprocessing.size).cpu().numpy()
-        return float(clean + clean_mirrored) / 2, heat
+        (logits, rises), (logits_mirrored, rises_mirrored) = self._rises(x), self._rises(x.flip(-1))
+        maps = _smooth((rises + rises_mirrored.flip(-1)) / 2, self._preprocessing.size)
+        return ((logits + logits_mirrored) / 2).cpu().numpy(), maps.cpu().numpy()
 
     def _rises(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The logit of clean, and by how much it rises without each place: (h, w)."""
+        """Logits (outputs,), and by how much each rises without each place: (outputs, h, w)."""
         features: Tensor = self._network.forward_features(x)
-        clean = self._head(features)[0]
+        logits: Tensor = self._network.forward_head(features)[0].float()
         layout = _Layout(features, self._network)
         grid = layout.to_grid(features)
         height, width = grid.shape[-2:]
         places = torch.eye(height * width, device=x.device).view(-1, 1, height, width)
         windows = F.max_pool2d(places, WINDOW, 1, WINDOW // 2) > 0
         mean = grid.mean((2, 3), keepdim=True)
-        without = [self._head(layout.from_grid(torch.where(part, mean, grid))) for part in torch.split(windows, CHUNK)]
-        return clean, (torch.cat(without) - clean).view(height, width)
-
-    def _head(self, features: Tensor) -> Tensor:
-        logits: Tensor = self._network.forward_head(features)
-        return logits[:, 0]
+        without = [
+            self._network.forward_head(layout.from_grid(torch.where(part, mean, grid))).float()
+            for part in torch.split(windows, CHUNK)
+        ]
+        return logits, (torch.cat(without) - logits).T.reshape(-1, height, width)
 
 
 class _Layout:
@@ -114,13 +113,13 @@ class _Layout:
         return grid.permute(0, 2, 3, 1) if self._channels_last else grid
 
 
-def _smooth(rise: Tensor, size: int) -> Tensor:
-    """(h, w) -> (size, size), the steps between the places smoothed away."""
-    fine = [FINE * side for side in rise.shape]
-    x = F.interpolate(rise[None, None], fine, mode="bilinear", align_corners=False)
+def _smooth(rises: Tensor, size: int) -> Tensor:
+    """(n, h, w) -> (n, size, size), the steps between the places smoothed away."""
+    fine = [FINE * side for side in rises.shape[1:]]
+    x = F.interpolate(rises[:, None], fine, mode="bilinear", align_corners=False)
     reach = math.ceil(2.5 * BLUR)
     kernel = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device) / BLUR) ** 2)
     kernel /= kernel.sum()
     x = F.pad(x, (reach,) * 4, mode="replicate")
     x = F.conv2d(F.conv2d(x, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)[0, 0]
+    return F.interpolate(x, (size, size), mode="bilinear", align_corners=False)[:, 0]

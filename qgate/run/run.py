@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from qgate.config import GeneratorSettings, RunConfig, load_config
+from qgate.config import GeneratorSettings, RunConfig, TrackingSettings, load_config
 from qgate.dataset.encode import ImageFormat, check_space
 from qgate.dataset.folder import RunFolder
 from qgate.dataset.header import GateFacts, GeneratorFacts, RunHeader
@@ -28,6 +29,9 @@ from qgate.run.tracked_run import Watch
 from qgate.run.worker import Worker
 from qgate.runtime.executor import pick_device
 from qgate.version import __version__
+
+REGATED = ("selection", "compute", "tracking")
+"""Sections of the settings that a regate may change."""
 
 BATCH = {"cpu": 8, "cuda": 32}
 """Candidates at once where the settings leave it open."""
@@ -101,34 +105,49 @@ def run(config: RunConfig) -> Summary:
         return _work(config, folder, worker, gate, stopped, str(device))
 
 
-def regate(output: Path, threshold: float, count: int | None, device: str, batch_size: int | None) -> Summary:
+def regate(output: Path, flags: Mapping[str, Any], assignments: Sequence[str] = ()) -> Summary:
     """Select anew from the ledger of a finished or stopped run; draws only the faces whose pixels are missing.
 
-    threshold: 0..1; count: faces wanted, None: as many as the run was asked for. Raises as `run` does.
+    flags, assignments: what is asked of `selection`, `compute` and `tracking`, as for `load_config`; the rest stays as
+        the run has it. Raises as `run` does, and ConfigError where anything else is asked for.
     """
     recorded = RunHeader.read(output)
-    psi = recorded.scoring["truncation_psi"]
-    kept = {key: value for key, value in recorded.config.items() if key in GeneratorSettings.model_fields}
-    flags = {
-        "generator.name": recorded.config["generator"],
-        "generator.truncation_psi": psi,
-        **{f"generator.{key}": value for key, value in kept.items()},
-        "gate": recorded.config["gate"],
-        "selection.threshold": threshold,
-        "selection.count": count or recorded.count,
-        "compute.device": device,
-        "compute.batch_size": batch_size,
-    }
-    config = load_config(None, flags, [])
-    place = pick_device(device)
+    for key in (text.partition("=")[0].strip() for text in assignments):
+        if key.partition(".")[0] not in REGATED:
+            raise ConfigError(f"--set {key}: regate changes only {', '.join(REGATED)}; for anything else start a run")
+    given = {key: value for key, value in flags.items() if value is not None}
+    config = load_config(None, _settings_of(recorded, output) | given, list(assignments))
+    place = pick_device(config.compute.device)
     bundle, generator = open_bundle(config.gate), open_generator(config.generator, place)
-    scoring = _scoring(config, generator.info, bundle)
-    bound = max(recorded.max_candidates, min(config.max_candidates(), len(recorded.plan)))
-    header = replace(recorded, scoring=scoring, threshold=threshold, count=config.selection.count, max_candidates=bound)
+    header = replace(
+        recorded,
+        scoring=_scoring(config, generator.info, bundle),
+        threshold=config.selection.threshold,
+        count=config.selection.count,
+        max_candidates=max(recorded.max_candidates, min(config.max_candidates(), len(recorded.plan))),
+    )
     gate = Gate(bundle, str(place))
-    worker = Worker(generator, gate, batch_size or BATCH[place.type])
-    with stop_on_signals() as stopped, RunFolder.open(output, header, regate=True) as folder:
+    worker = Worker(generator, gate, config.compute.batch_size or BATCH[place.type])
+    with (
+        stop_on_signals() as stopped,
+        RunFolder.open(output, header, regate=True, encoders=config.compute.encoders) as folder,
+    ):
         return _work(config, folder, worker, gate, stopped, str(place))
+
+
+def _settings_of(header: RunHeader, output: Path) -> dict[str, Any]:
+    """The settings that a run was made with, by dotted key, as far as its header knows them."""
+    generator = {key: value for key, value in header.config.items() if key in GeneratorSettings.model_fields}
+    style = {"format": header.image_format.format, "resolution": header.image_format.resolution}
+    sections = {
+        "generator": {"name": header.config["generator"], "truncation_psi": header.scoring["truncation_psi"], **generator},
+        "seeds": {"ranges": header.plan.text},
+        "selection": {"count": header.count},
+        "output": {**style, "quality": header.image_format.quality, "shard_size": header.shard_size},
+        "tracking": header.config.get("tracking", {}),
+    }
+    kept = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
+    return {**kept, "gate": header.config["gate"], "output.review": header.review, "output.path": str(output)}
 
 
 def _work(config: RunConfig, folder: RunFolder, worker: Worker, gate: Gate, stopped: StopFlag, device: str) -> Summary:
@@ -154,6 +173,7 @@ def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunH
     psi, extras = config.generator.truncation_psi, config.generator.extras()
     classes = {"classes": info.classes} if info.classes else {}
     precision = {"precision": config.generator.precision} if config.generator.precision != "auto" else {}
+    tracking = {"tracking": config.tracking.model_dump()} if config.tracking != TrackingSettings() else {}
     return RunHeader(
         qgate=__version__,
         scoring=_scoring(config, info, bundle),
@@ -168,7 +188,14 @@ def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunH
         review=config.output.review,
         generator=GeneratorFacts(info.name, info.digest, psi if info.synthetic else None, info.license),
         gate=GateFacts(card.name, bundle.digest, card.notes),
-        config={"generator": config.generator.name, "gate": config.gate, **extras, **classes, **precision},
+        config={
+            "generator": config.generator.name,
+            "gate": config.gate,
+            **extras,
+            **classes,
+            **precision,
+            **tracking,
+        },
         versions={name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")},
     )
 

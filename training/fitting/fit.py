@@ -198,7 +198,7 @@ class _Student:
 def predict(
     network: nn.Module, config: TrainConfig, look: LookSettings, pixels: Pixels, rows: Sequence[int], say: Say
 ) -> Floats:
-    """A look's logits of clean (n,), in the arithmetic of the training: good for comparing epochs, not for figures.
+    """A look's logits (n, 1 + regions), in the arithmetic of the training: to compare epochs by, not for figures.
 
     network: in eval mode.
     """
@@ -210,7 +210,7 @@ def predict(
         x = look.preprocessing.normalise(_gather(pixels, batch).to(device))
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             found = network(x.contiguous(memory_format=torch.channels_last))
-        logits.append(found[:, 0].double().cpu().numpy())
+        logits.append(found.double().cpu().numpy())
         say(f"judging {start + len(x)} of {len(rows)} faces")
     return np.concatenate(logits)
 

@@ -88,12 +88,16 @@ def join(
     )
 
 
-def score(gate: Gate, views: Views, rows: Sequence[int], say: Say) -> Floats:
-    """clean_prob of faces as the gate judges them, (n,). views: what each of its looks sees."""
+def score(gate: Gate, views: Views, rows: Sequence[int], say: Say, mirrored: bool = False) -> Floats:
+    """clean_prob of faces, or of their mirror images, as the gate judges them, (n,).
+
+    views: what each of its looks sees.
+    """
     probs: list[float] = []
     for start in range(0, len(rows), AT_ONCE):
         part = rows[start : start + AT_ONCE]
-        for found in gate.score_views([torch.from_numpy(pixels[part]) for pixels in views]):
+        shown = [torch.from_numpy(pixels[part]) for pixels in views]
+        for found in gate.score_views([x.flip(3) for x in shown] if mirrored else shown):
             if found.clean_prob is None:
                 raise QgateError(f"a face could not be judged ({found.fault}): the training went wrong")
             probs.append(found.clean_prob)
@@ -102,7 +106,7 @@ def score(gate: Gate, views: Views, rows: Sequence[int], say: Say) -> Floats:
 
 
 def look_logits(gate: Gate, views: Views, rows: Sequence[int], say: Say) -> Floats:
-    """Logits of clean of every look, whether it would be asked or not, (n, looks)."""
+    """Logits of every look, asked or not, (n, looks, 1 + regions)."""
     parts: list[Floats] = []
     for start in range(0, len(rows), AT_ONCE):
         part = rows[start : start + AT_ONCE]
