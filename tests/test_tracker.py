@@ -255,7 +255,7 @@ def test_a_registered_gate_is_found_by_its_alias(folder: Path, tmp_path_factory:
 
 
 def test_a_gate_that_is_not_registered_is_an_error_in_one_line(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match=r"gate models:/none@champion: cannot be had from sqlite"):
+    with pytest.raises(BundleError, match=r"gate models:/none@champion: cannot be read from sqlite"):
         download_model("models:/none@champion", tmp_path, folder)
 
 

@@ -40,7 +40,13 @@ class TrainWatch(TrackedWork):
         aliases = {ALIAS: promotion.beaten} if promotion is not None and promotion.promoted else {}
         model = RegisteredModel(MODEL, folder, tags, aliases)
         files = [(path, "report") for path in report]
-        return self.tell(self.tracker.finish("FINISHED", metrics, files, step=epochs, model=model))
+        auroc, faces = card.figures["auroc"], card.figures["faces"]
+        low, high = auroc["interval"]
+        note = (
+            f"Gate **{card.name}**: AUROC {auroc['value']:.3f} ({low:.3f} to {high:.3f}) on {faces} test faces. "
+            f"{promotion.text if promotion else ''}\n\nThe report is among the artifacts: `report/report.html`."
+        )
+        return self.tell(self.tracker.finish("FINISHED", metrics, files, step=epochs, note=note, model=model))
 
 
 def _track(training: Training) -> Tracker:

@@ -6,12 +6,13 @@ import os
 import time
 from typing import Any
 
-from qgate.config import RunConfig
+from qgate.config import RunConfig, canonical_digest
 from qgate.dataset.folder import RunFolder
+from qgate.dataset.header import RunHeader
 from qgate.progress import RunProgress
 from qgate.records import Tally
 from qgate.report import report_metrics, write_figures
-from qgate.tracking.tracker import TrackedWork, Tracker, run_key, track
+from qgate.tracking.tracker import DatasetInput, TrackedWork, Tracker, run_key, track
 
 EXPERIMENT = "qgate-run"
 
@@ -26,6 +27,8 @@ class Watch(TrackedWork):
         self.progress = RunProgress(folder.header.count, folder.header.max_candidates)
         self._folder = folder
         super().__init__(_track(config, folder, device) if config.tracking.enabled else Tracker())
+        gate = folder.header.gate
+        self.tracker.dataset(DatasetInput(f"gate {gate.name}", gate.digest, config.gate, {"notes": gate.notes}, "gate"))
         self._said = time.monotonic()
 
     def update(self, tally: Tally) -> None:
@@ -47,13 +50,28 @@ class Watch(TrackedWork):
         artifacts = [(output / name, "") for name in ("run.json", "report.html", "report.json")]
         if self.tracker.scratch is not None:
             artifacts += [(path, "figures") for path in write_figures(output, self.tracker.scratch)]
+        header, tally = self._folder.header, self._folder.tally
+        counts = {"accepted": tally.accepted, "rejected": tally.rejected, "failed": tally.failed}
+        digest = canonical_digest([header.scoring_digest, header.selection])
+        self.tracker.dataset(DatasetInput(output.name, digest, str(output / "dataset"), counts, "output"))
         metrics = {**report_metrics(report), **self._stage_rates(), "candidates_per_second": rate}
-        return self.tell(self.tracker.finish("FINISHED", metrics, artifacts, step=int(report["judged"])))
+        step, note = int(report["judged"]), _note(header, tally)
+        return self.tell(self.tracker.finish("FINISHED", metrics, artifacts, step=step, note=note))
 
     def _stage_rates(self) -> dict[str, float]:
         """Throughput by stage; the slowest one sets the pace."""
         rates = self._folder.times.rates()
         return {f"stage.{stage}.candidates_per_second": rate for stage, rate in rates.items()}
+
+
+def _note(header: RunHeader, tally: Tally) -> str:
+    """The description of a run: what was asked, and what it came to."""
+    asked = f"{header.count} faces" if header.count is not None else "All faces that pass"
+    share = f" (yield {tally.accepted / tally.judged:.1%})" if tally.judged else ""
+    return (
+        f"{asked} of **{header.generator.name}** at threshold {header.threshold:g} of the gate **{header.gate.name}**: "
+        f"{tally.accepted} accepted of {tally.judged} judged{share}.\n\nThe report is among the artifacts: `report.html`."
+    )
 
 
 def _track(config: RunConfig, folder: RunFolder, device: str) -> Tracker:

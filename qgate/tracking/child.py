@@ -31,11 +31,15 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
 from qgate.tracking.tracker import IDENTITY, MODEL_FOLDER, NOT_REGISTERED
 
 KEY, SESSION = "qgate.key", "qgate.session"
 """Tags of a run: its identity, and the session that came last and so decides its status and artifacts."""
+
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Tag of an experiment: its runs make models and data, and are no calls of a language model."""
 
 POLL = 1.0
 RETRY = (15.0, 30.0, 60.0, 120.0, 300.0)
@@ -146,7 +150,7 @@ class Mirror:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return str(self.client.create_experiment(name, artifact_location=location))
+                return str(self.client.create_experiment(name, artifact_location=location, tags=KIND))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -154,6 +158,9 @@ class Mirror:
         stored = experiment.artifact_location
         if location not in (None, stored) and stored.startswith("file:") and not _path(stored).exists():
             raise RuntimeError(f"{self.uri} keeps its artifacts in {_path(stored)}, which is gone: was it moved?")
+        for key, value in KIND.items():
+            if key not in experiment.tags:
+                self.client.set_experiment_tag(experiment.experiment_id, key, value)
         return str(experiment.experiment_id)
 
     def _log(self, events: list[dict[str, Any]]) -> None:
@@ -206,6 +213,8 @@ class Mirror:
             for path, folder in finish["artifacts"]:
                 if path not in self.missing:
                     self.client.log_artifact(self.run_id, path, folder or None)
+            if finish.get("note"):
+                self.client.set_tag(self.run_id, MLFLOW_RUN_NOTE, finish["note"])
             if finish.get("model"):
                 self._register(finish["model"])
             self.client.set_terminated(self.run_id, finish["status"], finish["time"])

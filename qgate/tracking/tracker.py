@@ -68,7 +68,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class DatasetInput:
-    """What a run learned from, as MLflow lists it.
+    """What a run took in or made, as MLflow lists it.
 
     digest: of its content, hex; MLflow shows the first 36 characters. source: where it lies, in words. profile: JSON
     values, counts for the reader.
@@ -114,7 +114,7 @@ class Tracker:
         self._append({"event": "metrics", "values": _numbers(values), "step": step})
 
     def dataset(self, data: DatasetInput) -> None:
-        """Log what the run learns from."""
+        """Log what the run takes in or made."""
         source = {"source": data.source, "profile": dict(data.profile), "context": data.context}
         self._append({"event": "dataset", "name": data.name, "digest": data.digest[:36], **source})
 
@@ -125,6 +125,7 @@ class Tracker:
         artifacts: Sequence[tuple[Path, str]] = (),
         *,
         step: int = 0,
+        note: str = "",
         model: RegisteredModel | None = None,
     ) -> Outcome:
         """End the session and wait, for a bounded time, until MLflow has it.
@@ -132,6 +133,7 @@ class Tracker:
         metrics: the final numbers.
         artifacts: (file, folder among the run's artifacts, "" for the top); read when delivered.
         step: of the final numbers, as in `metrics`; of each number MLflow shows the one of the highest step.
+        note: the run's description, in Markdown.
         model: to be registered, its files among the artifacts.
         Returns the MLflow run and at most one warning; what was not delivered stays for `sync`.
         """
@@ -140,7 +142,7 @@ class Tracker:
         kept = {"name": model.name, "tags": dict(model.tags), "aliases": dict(model.aliases)} if model else None
         if model is not None:
             files += [(str(path.absolute()), MODEL_FOLDER) for path in sorted(model.folder.iterdir()) if path.is_file()]
-        end = {"status": status, "values": values, "step": step, "artifacts": files, "model": kept}
+        end = {"status": status, "values": values, "step": step, "artifacts": files, "note": note, "model": kept}
         self._append({"event": "finish", **end})
         session, self._session = self._session, None
         if session is None:
@@ -158,7 +160,7 @@ class Tracker:
 
 
 class TrackedWork:
-    """A context: what leaves it by an error is marked in MLflow as stopped or failed. Base of what tells of a work."""
+    """A piece of work with an MLflow run, as a context: an error that leaves it marks the run as stopped or failed."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
@@ -247,7 +249,7 @@ def find_model(model: str, into: Path, folder: Path | None = None) -> Path | Non
     if done.returncode or not found:
         reason = _last_line(done.stderr) if done.returncode else "it holds no gate.json"
         raise BundleError(
-            f"gate {model}: cannot be had from {tracking_uri(where)} ({reason}); give a bundle folder instead"
+            f"gate {model}: cannot be read from {tracking_uri(where)} ({reason}); give a bundle folder instead"
         )
     return found[0].parent
 
@@ -258,7 +260,7 @@ def download_model(model: str, into: Path, folder: Path | None = None) -> Path:
     if found is None:
         where = tracking_uri((folder or Path.cwd()).absolute())
         raise BundleError(
-            f"gate {model}: cannot be had from {where} (no such model or alias); `qgate train --promote` makes one, or "
+            f"gate {model}: cannot be read from {where} (no such model or alias); `qgate train --promote` makes one, or "
             "give a bundle folder instead"
         )
     return found
