@@ -294,9 +294,7 @@ def test_real_faces_pass_the_real_gate_and_the_run_is_finished_in_mlflow(capsys:
     assert params["selection.threshold"] == "0.5"
     assert metrics["accepted"] == 2
     assert kind == ("custom_model_development",)
-    assert note[0].startswith(
-        "2 faces of **mobile-stylegan** at threshold 0.5 of the gate **default**: 2 accepted of "
-    )
+    assert note[0].startswith("2 faces of **mobile-stylegan** at threshold 0.5 of the gate **default**: 2 accepted of ")
     assert inputs == [("gate default",), ("out",)]
     artifacts = {path.name for path in Path("mlruns/artifacts").rglob("*") if path.is_file()}
     assert {"run.json", "report.html", "report.json", "accepted.png", "scores.png"} <= artifacts

@@ -83,7 +83,9 @@ def test_fifty_faces_by_keyboard_a_reload_a_kill_and_an_export(
 def test_keys_faster_than_faces_load_judge_the_face_that_they_were_meant_for(
     tmp_path: Path, driver: Any, open_tab: Callable[[str, str], Tab]
 ) -> None:
-    press = "for (const key of arguments) document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))"
+    press = (
+        "for (const key of arguments) document.body.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}))"
+    )
     with serve_in_thread(make_faces(tmp_path / "faces", ["a.png", "b.png", "c.png"]), tmp_path / "labels.db") as served:
         tab = open_tab(served.address, "anna")
         names = [tab.judge("a"), tab.judge("a")]

@@ -285,7 +285,9 @@ def test_a_store_remembers_what_a_training_with_its_labels_reached(tmp_path: Pat
     with LabelStore(tmp_path / "labels.db") as store:
         store.add_all(answers[brightness(seed)](Face("fake:64", seed)) for seed in range(96))
         assert store.advice().at == 100
+    before = (tmp_path / "labels.db").read_bytes()
     summary = train(recipe(tmp_path, sources=[str(tmp_path / "labels.db")]))
+    assert (tmp_path / "labels.db").read_bytes() == before
     with LabelStore(tmp_path / "labels.db") as store:
         assert store.advice().at == 192
     assert summary.card.training["sources"][0]["annotators"] == {"test": 96}

@@ -13,7 +13,8 @@ from qgate.errors import LabelError, StoreError
 from qgate.labels.advice import Trained
 from qgate.labels.answers import Answer, Decision, Mark, Purpose
 from qgate.labels.rows import Face, Label
-from qgate.labels.store import LabelStore, note_training, read_store
+from qgate.labels.store import LabelStore, read_store
+from qgate.labels.trainings import history_path, note_training
 from tests.label_driver import answer
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is missing: apt-get install strace")
@@ -264,11 +265,11 @@ def test_a_store_remembers_its_trainings(tmp_path: Path) -> None:
     with LabelStore(path) as store:
         store.add_all([answer(1), answer(1, "ben", 3), answer(2), answer(3, severity=None)])
         assert (store.advice().labelled, store.advice().at) == (2, 100)
-    note_training(path, faces=2, auroc=0.75, low=0.5)
-    note_training(tmp_path / "labels.csv", faces=2, auroc=0.75, low=0.5)
+    note_training(path, Trained(faces=2, error=0.25, high=0.5))
+    with history_path(path).open("a") as file:
+        file.write('{"faces": 9')  # a kill
     with LabelStore(path) as store:
         assert (store.advice().at, store.advice().left) == (4, 2)
-    assert not (tmp_path / "labels.csv").exists()
 
 
 def test_a_store_of_the_first_version_is_taken_on_with_its_answers(tmp_path: Path) -> None:
@@ -279,5 +280,4 @@ def test_a_store_of_the_first_version_is_taken_on_with_its_answers(tmp_path: Pat
     db.execute("PRAGMA user_version = 1")
     db.close()
     with LabelStore(tmp_path / "labels.db") as store:
-        store.note_training(Trained(1, 0.2, 0.3))
-        assert (len(store.labels()), store.advice().at) == (1, 2)
+        assert (len(store.labels()), store.advice().at) == (1, 100)

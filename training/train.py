@@ -17,7 +17,9 @@ from qgate.errors import ConfigError, StoppedError
 from qgate.gate.bundle import GateCard, read_bundle
 from qgate.gate.classifier import Gate
 from qgate.gate.open import REGISTRY, keep_registered, open_bundle
-from qgate.labels.store import note_training
+from qgate.labels.advice import Trained
+from qgate.labels.store import SUFFIXES
+from qgate.labels.trainings import note_training
 from qgate.progress import WorkProgress, stop_on_signals, warn
 from training.config import TrainConfig, find, gate_is_there, load_train_config
 from training.crossfit import CrossValidation
@@ -121,10 +123,21 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
             promotion = challenge(training, bundle, shipped) if shipped is not None else None
             run_id = watch.finish(card, output, report, promotion, config.optimiser.epochs)
             training.forget()
-    auroc = card.figures["auroc"]
-    for source in training.labels.facts:
-        note_training(find(source["path"]), source["faces"], auroc["value"], auroc["interval"][0])
+    _note_trainings(training, card)
     return TrainSummary(output, config.report_folder, card, promotion, run_id, time.monotonic() - begin)
+
+
+def _note_trainings(training: Training, card: GateCard) -> None:
+    """For the learning curve of each label store that was learned from; label files have none."""
+    error, high = 1 - card.figures["auroc"]["value"], 1 - card.figures["auroc"]["interval"][0]
+    for source in training.labels.facts:
+        path = find(source["path"])
+        if path.suffix not in SUFFIXES:
+            continue
+        try:
+            note_training(path, Trained(source["faces"], error, high))
+        except OSError as fault:
+            warn(f"{path}: the advice when to train next does not know of this training ({fault.strerror})")
 
 
 def _from_registry(path: Path | None, flags: Mapping[str, Any], assignments: list[str]) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -22,6 +21,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from qgate.errors import BundleError
+from qgate.files import replacing
 from qgate.gate.preprocess import Preprocessing
 from qgate.records import REGIONS
 
@@ -233,9 +233,5 @@ def write_bundle(folder: Path, networks: Mapping[str, dict[str, Tensor]], card: 
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(full.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
     for name, data in ((WEIGHTS, content), (CARD, text.encode())):
-        draft = folder / f".{name}"
-        with draft.open("wb") as file:
+        with replacing(folder / name) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(folder / name)

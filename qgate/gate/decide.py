@@ -1,4 +1,4 @@
-"""Scores + threshold -> verdicts: the only comparison in the house. Knows nothing of models, images or files."""
+"""Scores + threshold -> verdicts of a run."""
 
 from __future__ import annotations
 

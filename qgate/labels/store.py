@@ -21,6 +21,7 @@ from qgate.errors import LabelError, StoreError
 from qgate.labels.advice import Advice, Trained, advise
 from qgate.labels.answers import NEVER_SHOWN, VOTES, Answer, Decision, Mark, Purpose
 from qgate.labels.rows import Face, Label, read_labels
+from qgate.labels.trainings import read_trainings
 
 APPLICATION_ID = 0x71674C53
 """Marks a SQLite file as a label store ("qgLS")."""
@@ -66,7 +67,7 @@ CREATE TABLE trainings (
 );
 """,
 )
-"""What each version of the store added to the one before."""
+"""What each version of the store added to the one before. `trainings` is what qgate noted there until 2026-11."""
 
 
 class LabelStore:
@@ -224,17 +225,12 @@ class LabelStore:
         """The resolved answers as label rows; those who were unsure said nothing."""
         return [label for answer in self.resolved() if (label := answer.to_label()) is not None]
 
-    def note_training(self, trained: Trained) -> None:
-        """Remember what a training with these labels reached, for the learning curve."""
-        with self._transaction():
-            row = (time.time(), trained.faces, trained.error, trained.high)
-            self._db.execute("INSERT INTO trainings (time, faces, error, high) VALUES (?, ?, ?, ?)", row)
-
     def advice(self) -> Advice:
         """When the next training with these labels pays."""
         with self._lock, self._faults():
             rows = self._db.execute("SELECT faces, error, high FROM trainings ORDER BY id").fetchall()
-        return advise(len({label.face for label in self.labels()}), [Trained(*row) for row in rows])
+        trainings = [Trained(*row) for row in rows] + read_trainings(self.path)
+        return advise(len({label.face for label in self.labels()}), trainings)
 
     def _insert(self, answer: Answer, undoes: int | None) -> Answer:
         key = answer.key or secrets.token_hex(16)
@@ -290,16 +286,6 @@ class LabelStore:
 def read_any(path: Path) -> list[Label]:
     """The labels of a store (`SUFFIXES`), or of a CSV or JSON Lines file, as training takes them."""
     return read_store(path) if path.suffix in SUFFIXES else read_labels(path)
-
-
-def note_training(path: Path, faces: int, auroc: float, low: float) -> None:
-    """Remember in a store what a training with its labels reached; label files have no place for it.
-
-    faces: labelled ones that it took from there; auroc, low: on its test split, and the lower end of the interval.
-    """
-    if path.suffix in SUFFIXES:
-        with LabelStore(path, create=False) as store:
-            store.note_training(Trained(faces, 1 - auroc, 1 - low))
 
 
 def read_store(path: Path) -> list[Label]:

@@ -140,7 +140,11 @@ def _settings_of(header: RunHeader, output: Path) -> dict[str, Any]:
     generator = {key: value for key, value in header.config.items() if key in GeneratorSettings.model_fields}
     style = {"format": header.image_format.format, "resolution": header.image_format.resolution}
     sections = {
-        "generator": {"name": header.config["generator"], "truncation_psi": header.scoring["truncation_psi"], **generator},
+        "generator": {
+            "name": header.config["generator"],
+            "truncation_psi": header.scoring["truncation_psi"],
+            **generator,
+        },
         "seeds": {"ranges": header.plan.text},
         "selection": {"count": header.count},
         "output": {**style, "quality": header.image_format.quality, "shard_size": header.shard_size},
