@@ -70,7 +70,7 @@ def _note(header: RunHeader, tally: Tally) -> str:
     share = f" (yield {tally.accepted / tally.judged:.1%})" if tally.judged else ""
     return (
         f"{asked} of **{header.generator.name}** at threshold {header.threshold:g} of the gate **{header.gate.name}**: "
-        f"{tally.accepted} accepted of {tally.judged} judged{share}.\n\nThe report is among the artifacts: `report.html`."
+        f"{tally.accepted} accepted of {tally.judged} judged{share}.\n\nThe report is an artifact: `report.html`."
     )
 
 

@@ -260,8 +260,8 @@ def download_model(model: str, into: Path, folder: Path | None = None) -> Path:
     if found is None:
         where = tracking_uri((folder or Path.cwd()).absolute())
         raise BundleError(
-            f"gate {model}: cannot be read from {where} (no such model or alias); `qgate train --promote` makes one, or "
-            "give a bundle folder instead"
+            f"gate {model}: cannot be read from {where} (no such model or alias); `qgate train --promote` makes one, "
+            "or give a bundle folder instead"
         )
     return found
 

@@ -185,7 +185,7 @@ def _are_whole(paths: Sequence[Path], looks: Sequence[Preprocessing]) -> bool:
 
 
 def _keep(path: Path, pixels: Array) -> None:
-    """Write a file of the cache; not synced, which thousands would wait for: `_are_whole` finds what a power cut left."""
+    """Write a file of the cache, unsynced, since there are thousands: `_are_whole` finds what a power cut left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
     with draft.open("wb") as file:
