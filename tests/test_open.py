@@ -20,7 +20,7 @@ from qgate.web.scorer import start_scoring
 from tests.test_classifier import save_bundle
 from tests.test_cli import qgate as command
 from tests.test_tracker import empty_store  # noqa: F401
-from tests.training_recipe import brightness, quiet, write_labels
+from tests.training_recipe import brightness, lineage_of, quiet, write_labels
 from training.teach import taught_faces, teach_faces
 
 CHAMPION = "models:/qgate-gate@champion"
@@ -125,7 +125,7 @@ def test_a_training_starts_from_a_registered_gate_and_is_evaluated_beside_it(
     assert command("train", "--config", str(tmp_path / "recipe.yaml"), "--output", output, "--set", first) == 0
 
     card, tiny = read_bundle(Path(output)).card, read_bundle(Path("tiny")).card
-    assert card.training["started_from"] == f"gate tiny, {tiny.weights_sha256[:12]}"
+    assert lineage_of(card).started_from == f"gate tiny, {tiny.weights_sha256[:12]}"
     assert card.looks == tiny.looks
     capsys.readouterr()
     both = ("--gate", CHAMPION, "--gate", output, "--labels", labels, "--set", "resamples=20")

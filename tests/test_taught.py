@@ -14,14 +14,14 @@ from qgate.errors import ConfigError, LabelError
 from qgate.gate.bundle import DEFAULT, read_bundle
 from qgate.labels.rows import Face
 from tests.test_training_commands import inside, qgate, write_recipe  # noqa: F401
-from tests.training_recipe import brightness, learnable, quiet, recipe, write_labels
+from tests.training_recipe import brightness, learnable, lineage_of, quiet, recipe, write_labels
 from training.config import SHIPPED, SHIPPED_GENERATORS, TaughtSettings, find, gate_splits
-from training.data.lineage import learned_only
+from training.data.lineage import learned_identities, taught_facts
 from training.data.split import Split
 from training.data.targets import Floats
 from training.data.taught import Taught, read_taught
 from training.metrics.metrics import auroc
-from training.pipeline import Training
+from training.pipeline import Training, draw, fit_looks, prepare, write_gate
 from training.teach import taught_faces, teach_faces, write_taught
 
 SHIPPED_TAUGHT = "training/labels/taught.csv"
@@ -36,8 +36,8 @@ def write(path: Path, seeds: range, prob: float | None = None) -> str:
 
 def auroc_of(training: Training) -> float:
     """Of what a training learns, on its test faces."""
-    views = training.draw()
-    _, judged = training.write(training.fit(views), views, Path("gate"))
+    views = draw(training)
+    _, judged = write_gate(training, fit_looks(training, views), views, Path("gate"), {})
     return auroc(judged.clean, judged.prob)
 
 
@@ -54,9 +54,9 @@ def test_a_face_is_taught_what_the_gates_say_on_the_mean_of_their_log_odds(tmp_p
 
 def other_gate(folder: Path) -> Path:
     """A gate of another size and backbone."""
-    training = Training(learnable(folder), quiet)
-    views = training.draw()
-    training.write(training.fit(views), views, folder / "other")
+    training = prepare(learnable(folder), quiet)
+    views = draw(training)
+    write_gate(training, fit_looks(training, views), views, folder / "other", {})
     return folder / "other"
 
 
@@ -76,45 +76,46 @@ def test_a_student_learns_from_faces_without_votes(tmp_path: Path) -> None:
     optimiser = {"epochs": 1, "batch_size": 8, "learning_rate": 0.002, "precision": "fp32"}
     plain = learnable(tmp_path, sources=[str(labels)], optimiser=optimiser)
     taught = plain.model_copy(update={"taught": TaughtSettings(path=write(tmp_path / "taught.csv", range(1000, 1400)))})
-    student = Training(taught, quiet)
-    assert (len(student.samples), [len(pixels) for pixels in student.draw()]) == (200, [600])
-    assert auroc_of(student) > auroc_of(Training(plain, quiet)) + 0.05
+    student = prepare(taught, quiet)
+    assert (len(student.data.samples), [len(pixels) for pixels in draw(student)]) == (200, [600])
+    assert auroc_of(student) > auroc_of(prepare(plain, quiet)) + 0.05
 
 
 def test_of_a_labelled_face_votes_and_teachers_are_mixed_and_judging_faces_are_left_out(tmp_path: Path) -> None:
     sources = [str(write_labels(tmp_path / "labels.csv", range(60)))]
     said = write(tmp_path / "taught.csv", range(30, 90), 0.25)
-    training = Training(recipe(tmp_path, sources=sources, taught={"path": said, "share": 0.4}), quiet)
-    plain = Training(recipe(tmp_path, sources=sources), quiet)
-    seeds = {row: training.samples[row].face.seed for row in range(60)}
-    mixed = {row for row in training.rows[Split.TRAIN] if seeds[row] >= 30}
+    training = prepare(recipe(tmp_path, sources=sources, taught={"path": said, "share": 0.4}), quiet)
+    plain = prepare(recipe(tmp_path, sources=sources), quiet)
+    seeds = {row: training.data.samples[row].face.seed for row in range(60)}
+    mixed = {row for row in training.data.rows[Split.TRAIN] if seeds[row] >= 30}
     assert 0 < len(mixed) < 30
     for row in range(60):
-        before: float = plain.targets.clean[row]
-        assert training.targets.clean[row] == pytest.approx(0.6 * before + 0.1 if row in mixed else before)
-    assert sorted(face.seed for face in training.taught) == list(range(60, 90))
-    after: Floats = training.targets.clean[60:]
+        before: float = plain.data.targets.clean[row]
+        assert training.data.targets.clean[row] == pytest.approx(0.6 * before + 0.1 if row in mixed else before)
+    assert sorted(face.seed for face in training.data.taught) == list(range(60, 90))
+    after: Floats = training.data.targets.clean[60:]
     assert after.tolist() == [0.25] * 30
-    assert not training.targets.named[60:].any()
+    assert not training.data.targets.named[60:].any()
     # A face nearer to the mean is the same person: where its seed judges, it is not learned from either.
-    judging = [seeds[row] for row in training.rows[Split.TEST]]
+    judging = [seeds[row] for row in training.data.rows[Split.TEST]]
     write_taught(Path(said), {Face("fake:64", seed, 0.5): 0.9 for seed in (*judging, 1000)})
-    assert Training(recipe(tmp_path, sources=sources, taught={"path": said}), quiet).taught == [
-        Face("fake:64", 1000, 0.5)
-    ]
+    assert prepare(recipe(tmp_path, sources=sources, taught={"path": said}), quiet).data.taught == (
+        Face("fake:64", 1000, 0.5),
+    )
 
 
 def test_what_a_gate_was_taught_never_judges_it_and_decides_its_weights(tmp_path: Path) -> None:
     said = write(tmp_path / "taught.csv", range(500, 520))
     config = learnable(tmp_path, taught={"path": said})
-    training = Training(config, quiet)
-    views = training.draw()
-    card, _ = training.write(training.fit(views), views, tmp_path / "gate")
-    assert learned_only(card) == {str(seed) for seed in range(500, 520)}
-    assert card.training["taught"]["share"] == 0.5
+    training = prepare(config, quiet)
+    views = draw(training)
+    card, _ = write_gate(training, fit_looks(training, views), views, tmp_path / "gate", {})
+    assert learned_identities(card, ()) == {str(seed) for seed in range(500, 520)}
+    assert config.taught is not None
+    assert lineage_of(card).taught == taught_facts(config.taught)
     facts = training.facts()
     write(tmp_path / "taught.csv", range(500, 520), 0.5)
-    assert Training(config, quiet).facts() != facts
+    assert prepare(config, quiet).facts() != facts
 
 
 def test_folds_and_teachers_exclude_each_other(tmp_path: Path) -> None:
@@ -149,8 +150,8 @@ def test_a_wrong_row_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_the_shipped_file_teaches_no_face_that_judges_the_shipped_gate(tmp_path: Path) -> None:
     taught = read_taught(find(SHIPPED_TAUGHT), SHIPPED_GENERATORS)
     splits = gate_splits(read_bundle(DEFAULT).card)
-    training = Training(recipe(tmp_path, sources=[source.model_dump() for source in SHIPPED], splits=splits), quiet)
-    judging = {training.samples[row].face for split in list(Split)[1:] for row in training.rows[split]}
+    training = prepare(recipe(tmp_path, sources=[source.model_dump() for source in SHIPPED], splits=splits), quiet)
+    judging = {training.data.samples[row].face for split in list(Split)[1:] for row in training.data.rows[split]}
     assert len(judging) > 1000
     assert not judging & taught.keys()
 

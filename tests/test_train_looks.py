@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from qgate.errors import StoppedError
 from qgate.gate.bundle import read_bundle
 from qgate.gate.open import load_gate
 from qgate.images import read_image
-from tests.training_recipe import brightness, learnable, look, quiet, write_labels
+from tests.training_recipe import brightness, learnable, lineage_of, look, quiet, write_labels
 from training.config import TrainConfig
 from training.data.pixels import Say
 from training.data.split import Split
 from training.metrics import metrics
 from training.metrics.judged import score
-from training.pipeline import Training
+from training.pipeline import Training, draw, fit_looks, look_names, prepare, write_gate
 from training.train import train
 
 CROP = (0.25, 0.25, 0.75, 0.75)
@@ -53,22 +54,22 @@ def test_a_training_of_two_looks_makes_a_gate_that_judges_as_its_figures_say(tmp
         ("middle", 64, CROP, 0.2),
     ]
     assert [len(part.weights) for part in card.calibrations] == [1, 2]
-    assert {name: len(found) for name, found in card.training["validation_by_epoch"].items()} == {
+    assert {name: len(found) for name, found in lineage_of(card).validation_by_epoch.items()} == {
         "whole": 6,
         "middle": 4,
     }
-    assert [part["name"] for part in card.training["recipe"]["looks"]] == ["whole", "middle"]
+    assert [part["name"] for part in lineage_of(card).recipe.looks] == ["whole", "middle"]
 
-    training = Training(config, quiet)
-    views = training.draw()
+    training = prepare(config, quiet)
+    views = draw(training)
     assert [pixels[[0]].shape for pixels in views] == [(1, 3, 32, 32), (1, 3, 64, 64)]
     gate = load_gate(tmp_path / "gate", "cpu")
     for split, figures in ((Split.TEST, card.figures), (Split.APART, card.figures["apart"][str(other)])):
-        clean, rows = training.decided(training.rows[split])
-        assert figures["faces"] == len(rows) == card.training["faces"][split.value]
+        clean, rows = training.data.decided(training.data.rows[split])
+        assert figures["faces"] == len(rows) == lineage_of(card).faces[split.value]
         probs = score(gate, views, rows, quiet)
         assert figures["auroc"]["value"] == pytest.approx(metrics.auroc(clean, probs), abs=1e-5)
-        pictures = list(training.labels.pictures(rows[:8], torch.device("cpu")))
+        pictures = list(training.data.labels.pictures(rows[:8], torch.device("cpu")))
         assert {picture.shape for picture in pictures} == {(3, 64, 64)}
         found = [scored.clean_prob for scored in gate.score(pictures)]
         np.testing.assert_allclose(np.array(found, float), probs[:8], atol=1e-6)
@@ -104,10 +105,10 @@ def test_the_report_of_two_looks_shows_whole_faces_and_those_of_other_origin(tmp
 
 def run(config: TrainConfig, output: Path, say: Say = quiet) -> tuple[Training, list[tuple[str, int]]]:
     """Train and write; returns the training, and the epochs that were trained now."""
-    training, epochs = Training(config, say), []
-    views = training.draw()
-    networks = training.fit(views, lambda epoch, found: epochs.append((min(found).partition(".")[0], epoch)))
-    training.write(networks, views, output)
+    training, epochs = prepare(config, say), []
+    views = draw(training)
+    networks = fit_looks(training, views, lambda epoch, found: epochs.append((min(found).partition(".")[0], epoch)))
+    write_gate(training, networks, views, output, {})
     return training, epochs
 
 
@@ -116,7 +117,7 @@ def test_a_training_killed_in_its_second_look_goes_on_there_and_ends_in_the_same
     config = two_looks(tmp_path, epochs=3, optimiser=optimiser)
     training, epochs = run(config, tmp_path / "whole")
     assert epochs == [("whole", 1), ("whole", 2), ("middle", 1), ("middle", 2), ("middle", 3)]
-    training.forget()
+    training.forget(look_names(training.config))
 
     def stop(text: str, important: bool = False, done: int = 0, total: int = 0) -> None:
         if text.startswith("middle, epoch 2 of 3"):
@@ -143,16 +144,16 @@ def test_a_look_is_calibrated_on_the_faces_that_come_to_it(tmp_path: Path) -> No
 
     optimiser = {"epochs": 2, "batch_size": 8, "learning_rate": 0.01, "ema_decay": 0.0, "precision": "fp32"}
     config = two_looks(tmp_path, optimiser=optimiser)
-    training = Training(config, hear)
-    views = training.draw()
-    networks = training.fit(views)
-    rows = training.rows[Split.CALIBRATION]
-    votes = training.targets.clean_votes[rows]
+    training = prepare(config, hear)
+    views = draw(training)
+    networks = fit_looks(training, views)
+    rows = training.data.rows[Split.CALIBRATION]
+    votes = training.data.targets.clean_votes[rows]
     found = {}
     for ask_from in (0.0, 0.5, 0.9999):
         middle = training.config.looks[1].model_copy(update={"ask_from": ask_from})
-        training.config = training.config.model_copy(update={"looks": (training.config.looks[0], middle)})
-        card, _ = training.write(networks, views, tmp_path / f"gate-{ask_from}")
+        asking = replace(training, config=config.model_copy(update={"looks": (config.looks[0], middle)}))
+        card, _ = write_gate(asking, networks, views, tmp_path / f"gate-{ask_from}", {})
         found[ask_from] = card.calibrations
         gate = load_gate(tmp_path / f"gate-{ask_from}", "cpu")
         logits = gate.look_logits([torch.from_numpy(pixels[rows]) for pixels in views])

@@ -10,10 +10,17 @@ import numpy as np
 import torch
 from PIL import Image
 
+from qgate.gate.bundle import GateCard
+from qgate.gate.lineage import Lineage
 from qgate.generators.fake import FakeGenerator
 from training.config import TrainConfig
 
 HEADER = "generator,seed,psi,severity,regions,annotator"
+
+
+def lineage_of(card: GateCard) -> Lineage:
+    assert card.training is not None
+    return card.training
 
 
 def quiet(text: str, important: bool = False, done: int = 0, total: int = 0) -> None:

@@ -330,9 +330,8 @@ def gate_is_there(folder: str) -> bool:
 
 
 def gate_splits(card: GateCard) -> SplitSettings:
-    """How the faces were split when a gate was trained; the defaults where its card does not say."""
-    recipe = card.training.get("recipe", {})
-    return validate(SplitSettings, recipe.get("splits", {}) if isinstance(recipe, dict) else {})
+    """How the faces were split when a gate was trained; the defaults where that is not known."""
+    return validate(SplitSettings, card.training.recipe.splits.model_dump() if card.training is not None else {})
 
 
 def _check_first_gate(config: TrainConfig, card: GateCard) -> None:

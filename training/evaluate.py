@@ -12,13 +12,13 @@ from qgate.gate.classifier import Gate
 from qgate.gate.open import open_bundle
 from qgate.runtime.executor import pick_device
 from training.config import TrainConfig, gate_splits
-from training.data.lineage import learned_only
+from training.data.lineage import learned_identities
 from training.data.pixels import Say
-from training.data.sources import LabelSet, read_sources
+from training.data.sources import LabelSet, decided, read_sources
 from training.data.split import Split, split_of
 from training.data.tables import contents_of
 from training.metrics.figures import IMAGE_FILES, Figure, apart_figures, compare, figures
-from training.metrics.judged import Judged, decided, join, score
+from training.metrics.judged import Judged, join, score
 from training.metrics.metrics import METRICS, threshold_table
 from training.metrics.tone import tones
 
@@ -94,7 +94,7 @@ def unseen(labels: LabelSet, bundles: Sequence[Bundle], within: Collection[str] 
     Faces that this training or one of the gates only learns from, whatever their split, are left out.
     """
     splits = [gate_splits(bundle.card) for bundle in bundles]
-    learned = set[str]().union(*(learned_only(bundle.card) for bundle in bundles))
+    learned = set[str]().union(*(learned_identities(bundle.card, labels.samples) for bundle in bundles))
     return [
         row
         for row, sample in enumerate(labels.samples)

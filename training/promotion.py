@@ -10,9 +10,9 @@ from typing import Any
 from qgate.errors import BundleError
 from qgate.gate.bundle import Bundle, read_bundle
 from qgate.tracking.tracker import find_model
+from training.data.sources import decided
 from training.evaluate import judge, unseen
 from training.metrics.figures import Figure, difference
-from training.metrics.judged import decided
 from training.metrics.metrics import auroc
 from training.pipeline import Training
 
@@ -59,8 +59,8 @@ def challenge(training: Training, new: Bundle, shipped: Bundle) -> Promotion:
         return Promotion(False, "", f"not promoted: the champion cannot be asked for ({error})")
     champion = registered or shipped
     name = f"the champion {champion.card.name}" if registered else "the shipped gate"
-    rows = decided(training.samples, unseen(training.labels, [champion, new]))
-    part = training.labels.part(rows)
+    rows = decided(training.data.samples, unseen(training.data.labels, [champion, new]))
+    part = training.data.labels.part(rows)
     old, found = (judge(bundle, part, config, training.say) for bundle in (champion, new))
     if not old.both_kinds:
         return Promotion(False, name, f"not promoted: {len(rows)} test faces are unknown to {name}, too few to compare")

@@ -22,10 +22,11 @@ class TrainWatch(TrackedWork):
 
     def __init__(self, training: Training) -> None:
         super().__init__(_track(training) if training.config.tracking.enabled else Tracker())
-        labels = training.labels
-        names = ", ".join(str(source["path"]) for source in labels.facts)
-        counts = {f"faces in {split.value}": len(rows) for split, rows in training.rows.items()}
-        self.tracker.dataset(DatasetInput("labels", labels.digest, names, {**counts, "sources": labels.facts}))
+        labels = training.data.labels
+        names = ", ".join(source.path for source in labels.facts)
+        counts = {f"faces in {split.value}": len(rows) for split, rows in training.data.rows.items()}
+        profile = {**counts, "sources": [source.model_dump() for source in labels.facts]}
+        self.tracker.dataset(DatasetInput("labels", labels.digest, names, profile))
 
     def epoch(self, number: int, found: dict[str, float]) -> None:
         """Take notice of an epoch's figures on the validation faces."""
@@ -53,10 +54,10 @@ def _track(training: Training) -> Tracker:
     config, output = training.config, Path(training.config.output)
     return track(
         experiment=EXPERIMENT,
-        key=run_key(output, canonical_digest([training.facts(), training.labels.digest])),
+        key=run_key(output, canonical_digest([training.facts(), training.data.labels.digest])),
         name=config.gate_name,
         params={**flatten(config.model_dump(mode="json")), "device": training.device, "cores": os.cpu_count()},
-        tags={"qgate.output": str(output.absolute()), "qgate.labels": training.labels.digest},
+        tags={"qgate.output": str(output.absolute()), "qgate.labels": training.data.labels.digest},
     )
 
 

@@ -26,7 +26,7 @@ from training.crossfit import CrossValidation
 from training.data.pixels import Say
 from training.fitting.cpu import keep_freed_memory
 from training.metrics.suspects import find_suspects
-from training.pipeline import Training
+from training.pipeline import Training, draw, fit_looks, look_names, prepare, write_gate
 from training.promotion import Promotion, challenge
 from training.report.report import write_report
 from training.tracked_run import TrainWatch
@@ -49,7 +49,7 @@ class TrainSummary:
             "output": str(self.output),
             "report": str(self.report / "report.html"),
             "name": self.card.name,
-            "faces": self.card.training["faces"],
+            "faces": self.card.training.faces if self.card.training is not None else {},
             "auroc": self.card.figures["auroc"],
             "ece": self.card.figures["ece"],
             "promotion": self.promotion and self.promotion.to_json(),
@@ -107,35 +107,54 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
     _check_output(output)
     keep_freed_memory()
     with interruptible() as say:
-        training = Training(config, say)
+        training, phases = prepare(config, say), Phases(say)
         validation = CrossValidation(training) if config.folds else None
         with TrainWatch(training) as watch:
-            pixels = training.draw()
-            validated = validation.run(pixels) if validation else None
+            with phases.time("drawing"):
+                views = draw(training)
+            validated = validation.run(views) if validation else None
             if validated is not None:
-                training.doubt([validated.rows[position] for position in find_suspects(validated)])
-            network = training.fit(pixels, watch.epoch)
-            card, judged = training.write(network, pixels, output)
+                training = training.doubting([validated.rows[position] for position in find_suspects(validated)])
+            with phases.time("fitting"):
+                fits = fit_looks(training, views, watch.epoch)
+            card, judged = write_gate(training, fits, views, output, phases.seconds)
             bundle = read_bundle(output)
             gate = Gate(bundle, config.device)
             explain = gate.explain_pixels if gate.explains else None
             report = write_report(training, card, judged, validated, explain)
             promotion = challenge(training, bundle, shipped) if shipped is not None else None
             run_id = watch.finish(card, output, report, promotion, config.optimiser.epochs)
-            training.forget()
+            training.forget(look_names(config))
+            if validation is not None:
+                validation.forget()
     _note_trainings(training, card)
     return TrainSummary(output, config.report_folder, card, promotion, run_id, time.monotonic() - begin)
+
+
+class Phases:
+    """How long each phase of a training takes, in seconds."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def time(self, phase: str) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self.seconds[phase] = round(time.monotonic() - begin, 1)
+        self._say(f"{phase} took {self.seconds[phase]:.0f} s", True)
 
 
 def _note_trainings(training: Training, card: GateCard) -> None:
     """For the learning curve of each label store that was learned from; label files have none."""
     error, high = 1 - card.figures["auroc"]["value"], 1 - card.figures["auroc"]["interval"][0]
-    for source in training.labels.facts:
-        path = find(source["path"])
+    for source in training.data.labels.facts:
+        path = find(source.path)
         if path.suffix not in SUFFIXES:
             continue
         try:
-            note_training(path, Trained(source["faces"], error, high))
+            note_training(path, Trained(source.faces, error, high))
         except OSError as fault:
             warn(f"{path}: the advice when to train next does not know of this training ({fault.strerror})")
 

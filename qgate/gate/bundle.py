@@ -5,7 +5,6 @@ safetensors only: nothing is ever unpickled. The digests in `gate.json` bind the
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from qgate.errors import BundleError
 from qgate.files import replacing
+from qgate.gate.lineage import Lineage
 from qgate.gate.preprocess import Preprocessing
 from qgate.records import REGIONS
 
@@ -94,7 +94,7 @@ class Calibration(_Part):
             raise ValueError(f"region_weights: for each look there is one for each of {len(REGIONS)} regions")
         return self
 
-    @functools.cached_property
+    @property
     def table(self) -> NDArray[np.float64]:
         """(looks, 1 + regions): the weight of each logit."""
         regions = self.region_weights or np.zeros((len(self.weights), len(REGIONS)))
@@ -121,7 +121,8 @@ class GateCard(_Part):
 
     looks: in the order in which a face is given them. calibrations: clean_prob after each look.
     notes: how the labels were made and what the gate is not good for; shown wherever the gate is named.
-    training, figures: free facts for the reader: data, recipe, seeds; AUROC and so on with intervals.
+    training: what it learned from, and how; None where that is not known.
+    figures: free facts for the reader: AUROC and so on with intervals.
     weights_sha256: of the bytes of `gate.safetensors`.
     """
 
@@ -133,10 +134,16 @@ class GateCard(_Part):
     thresholds: tuple[ThresholdRow, ...] = ()
     notes: str
     license: str
-    training: dict[str, Any] = {}
+    training: Lineage | None = None
     figures: dict[str, Any] = {}
     versions: dict[str, str] = {}
     weights_sha256: str
+
+    @field_validator("training", mode="before")
+    @classmethod
+    def _read_unknown(cls, value: Any) -> Any:
+        """Cards of the first gates, and of gates that qgate did not train, do not say what these learned from."""
+        return None if isinstance(value, dict) and "sources" not in value else value
 
     def look_like(self, name: str) -> Look:
         """The look of this name, else the first."""

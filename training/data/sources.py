@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from torch import Tensor
 from qgate.config import canonical_digest
 from qgate.errors import LabelError
 from qgate.files import order_place
+from qgate.gate.lineage import SourceFacts
 from qgate.gate.preprocess import Preprocessing
 from qgate.images import list_images, read_image
 from qgate.labels.rows import Face, Label, gather_votes
@@ -45,6 +45,9 @@ OTHERS_WEIGHT = 4
 
 MACHINES = "vlm-"
 """How the names of annotators begin who are vision-language models."""
+
+TIE = 0.5
+"""Share of votes that decides nothing."""
 
 CLASS_FOLDERS = {"clean": 0, "artifact": 3}
 """Folder of an image folder -> severity of what lies in it."""
@@ -85,12 +88,12 @@ class Sample:
 class LabelSet:
     """All labelled faces of a training, sorted, with what the reader should know of them.
 
-    facts: for each source its path, sha256, faces, annotators, weight.
+    facts: of each source.
     bad: lines about image files that were left out.
     """
 
     samples: list[Sample]
-    facts: list[dict[str, Any]]
+    facts: list[SourceFacts]
     bad: list[str] = field(default_factory=list)
 
     @property
@@ -175,6 +178,11 @@ def read_sources(config: TrainConfig, say: Say) -> LabelSet:
     found = sorted(samples.values(), key=lambda sample: (sample.face, sample.identity))
     _check_enough(found, config)
     return LabelSet(found, facts, bad)
+
+
+def decided(samples: Sequence[Sample], rows: Sequence[int]) -> list[int]:
+    """Those of the rows whose votes are no tie."""
+    return [row for row in rows if samples[row].clean_votes != TIE]
 
 
 def is_shipped(path: str) -> bool:
@@ -312,14 +320,14 @@ def _clean(votes: Sequence[Label]) -> bool:
     return 2 * sum(not vote.artifact for vote in votes) > len(votes)
 
 
-def _facts(part: _Read, weight: int) -> dict[str, Any]:
+def _facts(part: _Read, weight: int) -> SourceFacts:
     path = part.path
-    return {
-        "path": part.settings.path,
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None,
-        "faces": len(part.votes),
-        "clean": sum(map(_clean, part.votes.values())),
-        "annotators": dict(Counter(vote.annotator for votes in part.votes.values() for vote in votes)),
-        "weight": weight,
-        "use": part.settings.use,
-    }
+    return SourceFacts(
+        path=part.settings.path,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None,
+        faces=len(part.votes),
+        clean=sum(map(_clean, part.votes.values())),
+        annotators=Counter(vote.annotator for votes in part.votes.values() for vote in votes),
+        weight=weight,
+        use=part.settings.use.value,
+    )

@@ -15,6 +15,7 @@ from qgate.records import REGIONS
 from training.config import TargetSettings
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Targets:
 
     clean: Floats
     regions: Floats
-    named: NDArray[np.bool_]
+    named: Bools
     clean_votes: Floats
     weight: Floats
 

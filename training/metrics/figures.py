@@ -9,11 +9,10 @@ import numpy as np
 from qgate.rates import rate
 from qgate.records import REGIONS
 from training.data.tables import THINGS
-from training.data.targets import Floats
+from training.data.targets import Bools, Floats
 from training.metrics.judged import Judged
 from training.metrics.metrics import (
     METRICS,
-    Bools,
     Metric,
     auroc,
     bootstrap,

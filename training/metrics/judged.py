@@ -13,13 +13,12 @@ from qgate.errors import QgateError
 from qgate.gate.classifier import Gate
 from qgate.records import REGIONS
 from training.data.pixels import Say, Views
-from training.data.sources import Sample
+from training.data.sources import TIE, Sample
 from training.data.tables import Contents
-from training.data.targets import Floats
-from training.metrics.metrics import Bools, both_kinds
+from training.data.targets import Bools, Floats
+from training.metrics.metrics import both_kinds
 
 AT_ONCE = 32
-TIE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +57,6 @@ class Judged:
     @property
     def both_kinds(self) -> bool:
         return both_kinds(self.clean)
-
-
-def decided(samples: Sequence[Sample], rows: Sequence[int]) -> list[int]:
-    """Those of the rows whose votes are no tie."""
-    return [row for row in rows if samples[row].clean_votes != TIE]
 
 
 def join(

@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score
 from qgate.errors import QgateError
 from qgate.gate.bundle import Calibration
 from qgate.rates import CONFIDENCE, Rate, rate
-from training.data.targets import Floats
+from training.data.targets import Bools, Floats
 
 ECE_BINS = 15
 PRIOR_FACES = 50
@@ -27,7 +27,6 @@ RIDGE = 30.0
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99)
 
-Bools = NDArray[np.bool_]
 Metric = Callable[[Bools, Floats], float]
 
 

@@ -51,7 +51,7 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     examined = test if out_of_fold is None else out_of_fold
     found = find_suspects(examined)
-    files = write_suspects(folder, training.samples, examined, found)
+    files = write_suspects(folder, training.data.samples, examined, found)
     wrong = (("false_accepts", _errors(test, False)), ("false_rejects", _errors(test, True)))
     tiles = {name: _write_faces(folder / name, training, test, rows) for name, rows in wrong}
     for name, shown in tiles.items():
@@ -69,8 +69,8 @@ def write_report(
             "note": HELD_OUT if out_of_fold is None else OUT_OF_FOLD,
             "weight": config.targets.suspect_weight,
         },
-        "training": card.training,
-        "left_out": training.labels.bad,
+        "training": _lineage(card),
+        "left_out": training.data.labels.bad,
     }
     files.append(folder / "report.json")
     files[-1].write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -95,9 +95,9 @@ def _write_faces(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     tiles = []
-    pictures = training.labels.pictures([judged.rows[position] for position in positions], training.device)
+    pictures = training.data.labels.pictures([judged.rows[position] for position in positions], training.device)
     for rank, (position, picture) in enumerate(zip(positions, pictures, strict=True)):
-        sample = training.samples[judged.rows[position]]
+        sample = training.data.samples[judged.rows[position]]
         path = folder / f"{rank:02d}.png"
         Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(path, compress_level=1)
         named = [region for region, here in zip(REGIONS, judged.regions[position], strict=True) if here]
@@ -145,13 +145,17 @@ def _style() -> str:
     return page.partition("<style>")[2].partition("</style>")[0]
 
 
+def _lineage(card: GateCard) -> dict[str, Any]:
+    return card.training.model_dump(mode="json") if card.training is not None else {}
+
+
 def _facts(card: GateCard) -> list[tuple[str, str]]:
     facts: dict[str, Any] = {
         "looks": "; ".join(
             f"{look.name}: {look.architecture.backbone}, {look.preprocessing.size} pixels" for look in card.looks
         ),
         "license": card.license,
-        **card.training,
+        **_lineage(card),
         **card.versions,
     }
     return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in facts.items()]
