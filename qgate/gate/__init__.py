@@ -1,1 +1,1 @@
-"""The gate: its bundle on disk, the classifier made of it, the decision, and heat maps. Knows nothing of generators."""
+"""The gate: its bundle on disk, the classifier made of it, the decision, and heat maps."""

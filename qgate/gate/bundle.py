@@ -1,4 +1,4 @@
-"""The gate bundle: a folder with `gate.safetensors` and `gate.json`. Knows nothing of how a gate scores.
+"""The gate bundle: a folder with `gate.safetensors` and `gate.json`.
 
 safetensors only: nothing is ever unpickled. The digests in `gate.json` bind the two files together.
 """

@@ -1,4 +1,4 @@
-"""Heat maps as pictures: over a face, and beside the plain face with what the gate says. Knows no network."""
+"""Heat maps as pictures: over a face, and beside the plain face with what the gate says."""
 
 from __future__ import annotations
 

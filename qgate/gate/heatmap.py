@@ -1,7 +1,7 @@
 """Where a gate sees an artifact: how much cleaner the face would look to it without what is at each place.
 
 The network's last features are replaced by their mean, one small window after another, and its head judges what is
-left. It needs no gradients and no second look at the pixels, and holds for any pooling over positions. Knows no files.
+left. It needs no gradients and no second look at the pixels, and holds for any pooling over positions.
 """
 
 from __future__ import annotations

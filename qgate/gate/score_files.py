@@ -35,7 +35,7 @@ class FileScore:
     picture: Path | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As in the design: file, clean_prob, reasons (region -> probability), or file and error; picture if any."""
+        """One object: file, clean_prob, reasons (region -> probability), or file and error; picture if any."""
         if self.score is None or self.score.clean_prob is None:
             return {"file": str(self.file), "error": self.error}
         reasons = dict(zip(REGIONS, self.score.region_probs, strict=True))

@@ -1,4 +1,4 @@
-"""What a network draws -> pixels; the only rounding of images in the house."""
+"""What a network draws -> pixels."""
 
 from __future__ import annotations
 

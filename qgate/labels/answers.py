@@ -1,4 +1,4 @@
-"""What an annotator says of a face, as it is kept. Knows nothing of the store, of pages or of images."""
+"""What an annotator says of a face, as it is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A label store -> CSV, JSON Lines, Label Studio JSON, COCO, and the first three back. Knows nothing of pages.
+"""A label store -> CSV, JSON Lines, Label Studio JSON, COCO, and the first three back.
 
 CSV cells that a spreadsheet would run as a formula get a leading apostrophe, which importing takes off again.
 """

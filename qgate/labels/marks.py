@@ -1,4 +1,4 @@
-"""Marks on faces, boxes and brush strokes, in the shapes of COCO and Label Studio. Knows nothing of files."""
+"""Marks on faces, boxes and brush strokes, in the shapes of COCO and Label Studio."""
 
 from __future__ import annotations
 

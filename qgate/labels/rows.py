@@ -1,4 +1,4 @@
-"""Label rows, CSV or JSON Lines: read, checked, gathered into votes. Knows nothing of images or models.
+"""Label rows, CSV or JSON Lines: read, checked, gathered into votes.
 
 A row is one judgement of one face by one annotator: `generator,seed,psi,severity,regions,annotator` for a face that
 can be drawn again, `file_name,severity,regions,annotator` for an image file. The metadata of a dataset (`metadata.csv`

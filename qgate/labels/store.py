@@ -1,4 +1,4 @@
-"""The label store: one SQLite file to which answers are only ever added. Knows nothing of images, pages or models.
+"""The label store: one SQLite file to which answers are only ever added.
 
 An answer that `add` or `undo` has returned survives SIGKILL and a power cut (write-ahead log, flushed at each commit).
 An undo is an event of its own, so the whole history stays. Several processes and threads may write at once.

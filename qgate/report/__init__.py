@@ -1,4 +1,4 @@
-"""Ledger and dataset -> `report.json`, `report.html` and figures. Knows no model and judges nothing.
+"""Ledger and dataset -> `report.json`, `report.html` and figures.
 
 The same run folder always gives the same bytes: no dates, no durations, no random names.
 """

@@ -1,7 +1,4 @@
-"""Faces as small pictures: thumbnails and heat maps for the page, contact sheets for MLflow.
-
-Knows nothing of ledgers or pages.
-"""
+"""Faces as small pictures: thumbnails and heat maps for the page, contact sheets for MLflow."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Summary:
     shortfall: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """As in the design; faces_per_second counts the candidates judged by this command."""
+        """One object; faces_per_second counts the candidates judged by this command."""
         tally = self.tally
         return {
             "output": str(self.output),

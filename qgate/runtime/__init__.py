@@ -1,1 +1,1 @@
-"""Where networks run: an executor for each kind of device, and copies from a device to the host. Knows no networks."""
+"""Where networks run: an executor for each kind of device, and copies from a device to the host."""

@@ -2,7 +2,6 @@
 
 A call launches a few copies and one graph and waits for nothing: its results are on the device, in the order of the
 current stream. What cannot be compiled, captured or trusted is said in one line, and the plain module runs instead.
-Knows nothing of what the modules mean.
 """
 
 from __future__ import annotations

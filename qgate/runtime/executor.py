@@ -1,7 +1,7 @@
 """Runs a torch module where it runs best: on the CPU through OpenVINO, on CUDA through `cuda`.
 
 On the CPU every row is computed by itself, so a row's result never depends on the batch it came in. OpenVINO needs no
-compiler, and its converted graph is kept in the user's cache. Knows nothing of what the modules mean.
+compiler, and its converted graph is kept in the user's cache.
 """
 
 from __future__ import annotations

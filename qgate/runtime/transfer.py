@@ -1,4 +1,4 @@
-"""Copies from a device to the host that nobody waits for until their values are needed. Knows not what they are."""
+"""Copies from a device to the host that nobody waits for until their values are needed."""
 
 from __future__ import annotations
 

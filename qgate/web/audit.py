@@ -1,4 +1,4 @@
-"""The escape rate of a run, from a random sample of its accepted faces that people judged. Knows nothing of HTTP."""
+"""The escape rate of a run, from a random sample of its accepted faces that people judged."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A server on loopback is within reach of every web page in the same browser, so the Host header is checked against DNS
 rebinding, requests that change something must come from our own page, and bodies are JSON, small and prompt.
-Source: `Sec-Fetch-Site` and `Origin` rules of Go 1.25, net/http.CrossOriginProtection. Knows nothing of labels.
+Source: `Sec-Fetch-Site` and `Origin` rules of Go 1.25, net/http.CrossOriginProtection.
 """
 
 from __future__ import annotations

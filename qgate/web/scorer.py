@@ -1,4 +1,4 @@
-"""A gate that scores the faces beside the page, so that the uncertain ones come first. Knows nothing of labels."""
+"""A gate that scores the faces beside the page, so that the uncertain ones come first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that a training learns from and is judged by: read once, then one frozen value. Knows no network."""
+"""All that a training learns from and is judged by: read once, then one frozen value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which faces taught a gate, and the gates that it came from: none of them may judge. Knows no network."""
+"""Which faces taught a gate, and the gates that it came from: none of them may judge."""
 
 from __future__ import annotations
 

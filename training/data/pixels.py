@@ -1,7 +1,7 @@
 """Labelled faces -> pixels as the gate will see them, drawn or read once and kept in the user's cache, a file a face.
 
 Drawn in fp32, so that the same labels give the same pixels on every machine up to one level. A face is found again
-whatever other faces it is labelled with. Knows nothing of votes.
+whatever other faces it is labelled with.
 """
 
 from __future__ import annotations

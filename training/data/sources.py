@@ -1,4 +1,4 @@
-"""Label sources of every kind -> one set of labelled faces. Knows no network.
+"""Label sources of every kind -> one set of labelled faces.
 
 A face is one face whatever it is called: a drawn one goes by generator, seed and psi, an image file by the sha256 of
 its pixels. One annotator has one judgement of a face; what differs from it, in any source, is an error.

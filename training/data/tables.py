@@ -1,7 +1,7 @@
 """CSV files with a row for each drawn face: `generator,seed,psi`, then what is said of it, such as what it shows.
 
 What is in the pictures besides a face, in the file that comes with qgate, was written by a vision-language model, not
-by a person. Knows no scores.
+by a person.
 """
 
 from __future__ import annotations

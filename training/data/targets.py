@@ -1,4 +1,4 @@
-"""Votes -> what the network is to say of a face. Knows nothing of pixels."""
+"""Votes -> what the network is to say of a face."""
 
 from __future__ import annotations
 

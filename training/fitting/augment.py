@@ -1,4 +1,4 @@
-"""Training pixels -> changed pixels that show the same face: what a gate must not mind. Knows no labels.
+"""Training pixels -> changed pixels that show the same face: what a gate must not mind.
 
 Nothing is cut away, since artifacts at the border count; blur stays milder than what an artifact looks like.
 """

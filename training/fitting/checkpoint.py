@@ -1,6 +1,6 @@
 """The state of an unfinished training in the user's cache, so that the same command goes on after a kill.
 
-Knows nothing of what the state holds. It can be deleted at any time; then a training begins again.
+It can be deleted at any time; then a training begins again.
 """
 
 from __future__ import annotations

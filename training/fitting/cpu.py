@@ -1,4 +1,4 @@
-"""What makes a training on CPUs fast: depthwise convolutions in bf16, and memory that is kept. Knows no networks.
+"""What makes a training on CPUs fast: depthwise convolutions in bf16, and memory that is kept.
 
 Depthwise convolutions go forward in bf16 and backward in fp32: a training step took half the time of plain bf16
 autocast (torch 2.15, two cores with AVX-512 BF16, on a busy machine), whose backward of them is slow.

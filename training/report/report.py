@@ -1,6 +1,6 @@
 """What a training came to -> a folder with report.html, report.json, pictures and the labels to look at again.
 
-Stands beside the bundle, which stays pure. Knows no networks.
+Stands beside the bundle, which stays pure.
 """
 
 from __future__ import annotations
