@@ -49,7 +49,7 @@ def test_a_small_training_makes_a_gate_that_judges_as_its_figures_say(tmp_path: 
     rows = training.data.rows[Split.CALIBRATION]
     logits = predict(networks["whole"].network, config, config.looks[0], views[0], rows, quiet)[:, 0]
     training.data.targets.clean_votes[rows] = 1 / (1 + torch.exp(-2 * torch.from_numpy(logits))).numpy()
-    card, judged = write_gate(training, networks, views, tmp_path / "gate", {})
+    card, judged = write_gate(training, networks, views, tmp_path / "gate")
     probs = score(load_gate(tmp_path / "gate", "cpu"), views, judged.rows, quiet)
     found = metrics.auroc(judged.clean, probs)
     assert card.figures["auroc"]["value"] == pytest.approx(found, abs=1e-5)
@@ -215,7 +215,7 @@ def test_faces_that_a_gate_only_learned_from_never_judge_it(tmp_path: Path, caps
     refined = refined.model_copy(update={"output": str(tmp_path / "refined")})
     training = prepare(refined, quiet)
     assert all(training.data.samples[row].face.seed < 1000 for row in training.data.rows[Split.TEST])
-    card = GateCard.model_validate(gate.card.model_dump() | {"training": make_card(training, {}, {})["training"]})
+    card = GateCard.model_validate(gate.card.model_dump() | {"training": make_card(training, {})["training"]})
     assert learned_identities(card, ()) == {str(seed) for seed in range(1000, 1040)}
     chosen.unlink()
     assert len(unseen(labels, [gate])) == len(known)

@@ -37,7 +37,7 @@ def write(path: Path, seeds: range, prob: float | None = None) -> str:
 def auroc_of(training: Training) -> float:
     """Of what a training learns, on its test faces."""
     views = draw(training)
-    _, judged = write_gate(training, fit_looks(training, views), views, Path("gate"), {})
+    _, judged = write_gate(training, fit_looks(training, views), views, Path("gate"))
     return auroc(judged.clean, judged.prob)
 
 
@@ -56,7 +56,7 @@ def other_gate(folder: Path) -> Path:
     """A gate of another size and backbone."""
     training = prepare(learnable(folder), quiet)
     views = draw(training)
-    write_gate(training, fit_looks(training, views), views, folder / "other", {})
+    write_gate(training, fit_looks(training, views), views, folder / "other")
     return folder / "other"
 
 
@@ -109,7 +109,7 @@ def test_what_a_gate_was_taught_never_judges_it_and_decides_its_weights(tmp_path
     config = learnable(tmp_path, taught={"path": said})
     training = prepare(config, quiet)
     views = draw(training)
-    card, _ = write_gate(training, fit_looks(training, views), views, tmp_path / "gate", {})
+    card, _ = write_gate(training, fit_looks(training, views), views, tmp_path / "gate")
     assert learned_identities(card, ()) == {str(seed) for seed in range(500, 520)}
     assert config.taught is not None
     assert lineage_of(card).taught == taught_facts(config.taught)

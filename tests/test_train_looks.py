@@ -108,7 +108,7 @@ def run(config: TrainConfig, output: Path, say: Say = quiet) -> tuple[Training, 
     training, epochs = prepare(config, say), []
     views = draw(training)
     networks = fit_looks(training, views, lambda epoch, found: epochs.append((min(found).partition(".")[0], epoch)))
-    write_gate(training, networks, views, output, {})
+    write_gate(training, networks, views, output)
     return training, epochs
 
 
@@ -153,7 +153,7 @@ def test_a_look_is_calibrated_on_the_faces_that_come_to_it(tmp_path: Path) -> No
     for ask_from in (0.0, 0.5, 0.9999):
         middle = training.config.looks[1].model_copy(update={"ask_from": ask_from})
         asking = replace(training, config=config.model_copy(update={"looks": (config.looks[0], middle)}))
-        card, _ = write_gate(asking, networks, views, tmp_path / f"gate-{ask_from}", {})
+        card, _ = write_gate(asking, networks, views, tmp_path / f"gate-{ask_from}")
         found[ask_from] = card.calibrations
         gate = load_gate(tmp_path / f"gate-{ask_from}", "cpu")
         logits = gate.look_logits([torch.from_numpy(pixels[rows]) for pixels in views])

@@ -161,19 +161,14 @@ def _note(
     return found
 
 
-def write_gate(
-    training: Training, fits: Fits, views: Views, output: Path, seconds: Mapping[str, float]
-) -> tuple[GateCard, Judged]:
-    """Calibrate the looks, judge the test faces with the bundle as it is shipped, write it with its figures.
-
-    seconds: of each phase so far, for the card.
-    """
+def write_gate(training: Training, fits: Fits, views: Views, output: Path) -> tuple[GateCard, Judged]:
+    """Calibrate the looks, judge the test faces with the bundle as it is shipped, write it with its figures."""
     config, data = training.config, training.data
     states = {
         name: {key: tensor.detach().cpu() for key, tensor in found.network.state_dict().items()}
         for name, found in fits.items()
     }
-    card = make_card(training, fits, seconds)
+    card = make_card(training, fits)
     card["calibrations"] = calibrate(training, states, card, views)
     with _gate(training, states, card) as gate:
         judged, apart = (_judge(training, gate, views, data.rows[split]) for split in (Split.TEST, Split.APART))
@@ -212,7 +207,7 @@ def calibrate(training: Training, states: States, card: dict[str, Any], views: V
     return tuple(found)
 
 
-def make_card(training: Training, fits: Fits, seconds: Mapping[str, float]) -> dict[str, Any]:
+def make_card(training: Training, fits: Fits) -> dict[str, Any]:
     """What the card says before the gate is calibrated and has judged."""
     config, data, first = training.config, training.data, training.first
     sections = config.model_dump(mode="json", include=set(Recipe.model_fields))
@@ -232,7 +227,7 @@ def make_card(training: Training, fits: Fits, seconds: Mapping[str, float]) -> d
             tied_faces=int((data.targets.clean_votes == TIE).sum()),
             validation_by_epoch={name: found.history for name, found in fits.items()},
             epoch={name: found.epoch for name, found in fits.items()},
-            seconds=dict(seconds),
+            seconds={name: round(found.seconds, 1) for name, found in fits.items()},
             recipe=Recipe.model_validate(sections),
         ),
         "versions": {name: metadata.version(name) for name in ("qgate", "torch", "timm", "openvino", "numpy")},

@@ -107,17 +107,15 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
     _check_output(output)
     keep_freed_memory()
     with interruptible() as say:
-        training, phases = prepare(config, say), Phases(say)
+        training = prepare(config, say)
         validation = CrossValidation(training) if config.folds else None
         with TrainWatch(training) as watch:
-            with phases.time("drawing"):
-                views = draw(training)
+            views = draw(training)
             validated = validation.run(views) if validation else None
             if validated is not None:
                 training = training.doubting([validated.rows[position] for position in find_suspects(validated)])
-            with phases.time("fitting"):
-                fits = fit_looks(training, views, watch.epoch)
-            card, judged = write_gate(training, fits, views, output, phases.seconds)
+            fits = fit_looks(training, views, watch.epoch)
+            card, judged = write_gate(training, fits, views, output)
             bundle = read_bundle(output)
             gate = Gate(bundle, config.device)
             explain = gate.explain_pixels if gate.explains else None
@@ -129,21 +127,6 @@ def train(config: TrainConfig, promote: bool = False) -> TrainSummary:
                 validation.forget()
     _note_trainings(training, card)
     return TrainSummary(output, config.report_folder, card, promotion, run_id, time.monotonic() - begin)
-
-
-class Phases:
-    """How long each phase of a training takes, in seconds."""
-
-    def __init__(self, say: Say) -> None:
-        self._say = say
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def time(self, phase: str) -> Iterator[None]:
-        begin = time.monotonic()
-        yield
-        self.seconds[phase] = round(time.monotonic() - begin, 1)
-        self._say(f"{phase} took {self.seconds[phase]:.0f} s", True)
 
 
 def _note_trainings(training: Training, card: GateCard) -> None:

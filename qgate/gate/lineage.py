@@ -72,7 +72,7 @@ class Lineage(_Part):
     earlier_sources: what it only learned from by way of the gates before it.
     started_from: its first weights, in words. faces: how many in each split; votes, tied_faces: of all.
     validation_by_epoch: name of a look -> figures on the validation faces after each epoch; epoch: the one it took.
-    seconds: of each phase of the training.
+    seconds: that each look learned, by its name.
     """
 
     labels: str

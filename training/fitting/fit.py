@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,11 +38,16 @@ Returns figures on faces that are not learned from, `auroc` among them, by which
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """network: averaged, in eval mode, as after epoch `epoch`. history: what `epoch_end` found after each epoch."""
+    """What the training of a look came to.
+
+    network: averaged, in eval mode, as after epoch `epoch`. history: what `epoch_end` found after each epoch.
+    seconds: all epochs took, those before a kill too.
+    """
 
     network: nn.Module
     epoch: int
     history: list[Figures]
+    seconds: float
 
 
 def fit(
@@ -65,14 +71,15 @@ def fit(
     settings, epochs = config.optimiser, look.epochs or config.optimiser.epochs
     student = _Student(config, look, device, total_steps=max(len(rows) // settings.batch_size, 1) * epochs)
     history: list[Figures] = []
-    kept = (0, student.average_state())
+    kept, seconds = (0, student.average_state()), 0.0
     if checkpoint is not None and (state := checkpoint.load()) is not None:
-        history, kept = state["history"], (state["kept_epoch"], state["kept"])
+        history, kept, seconds = state["history"], (state["kept_epoch"], state["kept"]), state["seconds"]
         student.restore(state["student"])
     for epoch in range(len(history) + 1, epochs + 1):
         if settings.patience is not None and len(history) - kept[0] > settings.patience:
             say(f"stopped early: no epoch since epoch {kept[0]} was better", True)
             break
+        begin = time.monotonic()
         # A seed of its own for each epoch: neither a restart nor what `epoch_end` draws at random changes anything.
         random = np.random.default_rng((config.seed, epoch))
         torch.manual_seed(int(random.integers(2**63)))
@@ -86,10 +93,12 @@ def fit(
         history.append(epoch_end(epoch, student.average))
         if settings.patience is None or history[-1]["auroc"] >= max(figures["auroc"] for figures in history):
             kept = (epoch, student.average_state())
+        seconds += time.monotonic() - begin
         if checkpoint is not None:
-            checkpoint.save({"history": history, "kept_epoch": kept[0], "kept": kept[1], "student": student.state()})
+            chosen = {"kept_epoch": kept[0], "kept": kept[1]}
+            checkpoint.save({"history": history, "seconds": seconds, **chosen, "student": student.state()})
     student.average.load_state_dict(kept[1])
-    return Fitted(student.average, kept[0], history)
+    return Fitted(student.average, kept[0], history, seconds)
 
 
 class _Student:
