@@ -24,7 +24,7 @@ from training.data.lineage import learned_identities
 from training.data.pixels import Views
 from training.data.sources import read_sources
 from training.data.split import Split, split_of
-from training.evaluate import unseen
+from training.evaluate import UNSEEN, unseen
 from training.fitting.fit import fit, predict
 from training.metrics import metrics
 from training.metrics.judged import score
@@ -196,6 +196,22 @@ def test_a_fold_learns_from_no_face_whose_seed_it_judges_at_another_truncation(t
         assert {training.data.samples[row].face.psi for row in others} == {1.0, 0.7}
         seeds, learned = ({training.data.samples[row].face.seed for row in rows} for rows in (held, others))
         assert not seeds & learned
+
+
+def test_a_source_that_now_only_judges_gives_no_face_that_taught_the_gate_before(tmp_path: Path) -> None:
+    plain = write_labels(tmp_path / "plain.csv", range(200), brightness)
+    config = learnable(tmp_path, sources=[str(plain)])
+    train(config)
+    taught = {seed for seed in range(200) if split_of(str(seed), config.splits) is Split.TRAIN}
+    labels = read_sources(recipe(tmp_path, sources=[{"path": str(plain), "use": "judge"}]), quiet)
+    rows = unseen(labels, [read_bundle(tmp_path / "gate")], UNSEEN)
+    assert {labels.samples[row].face.seed for row in rows} == set(range(200)) - taught
+
+
+def test_a_card_that_does_not_say_what_its_gate_learned_from_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    card = read_bundle(DEFAULT).card.model_copy(update={"training": None})
+    assert learned_identities(card, ()) == set()
+    assert "warning: the gate default does not say what it learned from" in capsys.readouterr().err
 
 
 def test_faces_that_a_gate_only_learned_from_never_judge_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
