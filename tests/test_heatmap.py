@@ -75,16 +75,17 @@ def peak(heat: np.ndarray) -> tuple[int, int]:
 @pytest.mark.parametrize("layout", ["nchw", "nhwc", "tokens"])
 def test_the_peak_lies_where_the_evidence_is(layout: str, pool: str) -> None:
     _, heat = mapper(RedIsAnArtifact(layout, pool))(red_spot(24, 64))
-    row, column = peak(heat)
+    row, column = peak(heat[0])
 
     assert abs(row - 24) <= 8 and abs(column - 64) <= 8
 
 
-def test_a_map_says_by_how_much_the_logit_of_clean_would_rise() -> None:
-    logit, heat = mapper(RedIsAnArtifact())(red_spot(24, 64))
+def test_a_map_says_by_how_much_each_logit_would_rise() -> None:
+    logits, heats = mapper(RedIsAnArtifact())(red_spot(24, 64))
+    heat = heats[0]
 
-    assert logit == pytest.approx(-6.0, abs=1e-5)  # 2 - 8
-    assert heat.shape == (96, 96) and heat.dtype == np.float32
+    assert logits.tolist() == pytest.approx([-6.0] * 13, abs=1e-5)  # 2 - 8
+    assert heats.shape == (13, 96, 96) and heats.dtype == np.float32
     # The spot is 2 of 12 places wide: only two windows of 3 take all of it away, to its mean of 4 in 144 red.
     assert 0 < heat.max() <= 8 * (1 - 4 / 144)
     assert heat[80, 20] == pytest.approx(0, abs=1e-6)
@@ -93,7 +94,7 @@ def test_a_map_says_by_how_much_the_logit_of_clean_would_rise() -> None:
 def test_a_mirrored_image_has_the_mirrored_map() -> None:
     explain, pixels = mapper(RedIsAnArtifact()), red_spot(40, 24)
 
-    np.testing.assert_allclose(explain(pixels.flip(-1))[1], explain(pixels)[1][:, ::-1], atol=1e-6)
+    np.testing.assert_allclose(explain(pixels.flip(-1))[1], explain(pixels)[1][..., ::-1], atol=1e-6)
 
 
 def test_where_nothing_is_against_it_an_image_gets_no_cleaner() -> None:

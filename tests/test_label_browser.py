@@ -91,7 +91,7 @@ def test_keys_faster_than_faces_load_judge_the_face_that_they_were_meant_for(
         names = [tab.judge("a"), tab.judge("a")]
         tab.saved()
         driver.execute_script(press, "Backspace", "Backspace", "d")
-        tab.wait(f"document.querySelector('#name').textContent === {json.dumps(names[1])}")
+        tab.wait(f"document.querySelector('#says').textContent === {json.dumps(f'artifact. Now {names[1]}')}")
         tab.saved()
     with LabelStore(tmp_path / "labels.db") as store:
         assert [(f"{a.face.file_name}", a.decision.value) for a in store.standing()] == [(names[0], "artifact")]

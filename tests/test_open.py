@@ -106,7 +106,7 @@ def test_a_registered_gate_teaches() -> None:
     asked = taught_faces([], "5", "fake:64", [1.0])
     (taught,) = teach_faces([CHAMPION], asked, "cpu", quiet).values()
 
-    assert taught == pytest.approx(tiny_prob(5), abs=1e-5)
+    assert taught == pytest.approx(tiny_prob(5), abs=1e-3)  # which does not look at the mirror image
 
 
 def test_a_training_starts_from_a_registered_gate_and_is_evaluated_beside_it(

@@ -49,7 +49,7 @@ def test_sources_of_every_kind_are_one_set_of_faces() -> None:
         store.add(Answer(face=face, annotator="ann", decision=Decision.ARTIFACT, severity=2))
     labels = read_sources(settings("drawn.csv", "sorted", "data/metadata.jsonl", "labels.db"), quiet)
     assert len(labels.samples) == 10 + 4 + 1 + 1
-    assert [fact["faces"] for fact in labels.facts] == [10, 4, 2, 1]
+    assert [fact.faces for fact in labels.facts] == [10, 4, 2, 1]
     (zero,) = [sample for sample in labels.samples if sample.face == Face("fake:64", 0, 1.0)]
     assert [(vote.annotator, vote.severity) for vote in zero.votes] == [("test", 0), ("ann", 2)]
     files = [sample for sample in labels.samples if sample.face.file_name]
@@ -109,7 +109,7 @@ def test_a_new_source_draws_only_its_own_faces() -> None:
 def test_peoples_labels_weigh_more_than_the_shipped_ones_which_are_mixed_in_where_a_gate_is_refined() -> None:
     write_labels(Path("mine.csv"), range(40))
     labels = read_sources(settings("mine.csv", pretrained="default", rehearse=80), quiet)
-    assert [(fact["faces"], fact["weight"]) for fact in labels.facts] == [(40, 4), (80, 1), (80, 1)]
+    assert [(fact.faces, fact.weight) for fact in labels.facts] == [(40, 4), (80, 1), (80, 1)]
     assert {(sample.weight, len(sample.votes)) for sample in labels.samples if sample.source == "mine.csv"} == {(4, 4)}
     assert len(read_sources(settings("mine.csv", pretrained="default", rehearse=0), quiet).samples) == 40
     assert {sample.weight for sample in read_sources(settings("mine.csv"), quiet).samples} == {1}
@@ -124,7 +124,7 @@ def test_a_face_of_several_sources_is_for_what_the_strictest_of_them_says_and_is
     labels = read_sources(settings(*sources[::-1]), quiet)
     assert [sample.use for sample in labels.samples] == list(uses)
     assert [sample.trust for sample in labels.samples] == [0.5, 0.6, 0.7, 0.8]
-    assert [fact["use"] for fact in labels.facts] == list(uses[::-1])
+    assert [fact.use for fact in labels.facts] == list(uses[::-1])
     assert {sample.use for sample in labels.learned({"3"}).samples if sample.identity == "3"} == {Use.LEARN}
 
 
@@ -136,7 +136,7 @@ def test_of_every_picture_of_a_folder_one_severity_may_be_said() -> None:
     files = {sample.name: sample for sample in labels.samples if sample.face.file_name}
     assert files.keys() == {"a.png", "b.png", "c.png"}
     assert {sample.votes[0].severity for sample in files.values()} == {0}
-    assert labels.facts[1]["clean"] == 3
+    assert labels.facts[1].clean == 3
     assert {label.severity for label in read_source(Path("photographs"), severity=2)} == {2}
     with pytest.raises(LabelError, match="clean/ is missing"):
         read_source(Path("photographs"))
@@ -182,7 +182,7 @@ def test_what_needs_the_folder_of_pictures_is_left_out_with_a_line_where_none_is
     said.clear()
     given = read_sources(settings(*sources, pictures="all"), say)
     assert said == []
-    assert [fact["faces"] for fact in given.facts] == [6, 2, 1]
+    assert [fact.faces for fact in given.facts] == [6, 2, 1]
     found = {sample.name: (sample.clean_votes, sample.use) for sample in given.samples if sample.face.file_name}
     assert found == {"0.png": (1.0, "apart"), "1.png": (1.0, "apart"), "2.png": (0.0, "apart")}
     with pytest.raises(LabelError, match="0 labelled faces are too few"):

@@ -14,17 +14,19 @@ RECIPE = Path("configs/train.yaml")
 
 
 def test_each_step_of_the_shipped_recipe_starts_from_what_the_one_before_makes() -> None:
-    base, weak, config = (load_train_config(RECIPE.with_name(f"train{step}.yaml")) for step in ("-base", "-weak", ""))
+    steps = ("-base", "-weak", "-looks", "")
+    base, weak, looks, config = (load_train_config(RECIPE.with_name(f"train{step}.yaml")) for step in steps)
     labels = [("training/labels/train.csv", "all"), ("training/labels/more.csv", "learn")]
     assert [(source.path, source.use) for source in base.sources] == labels
     found = [(source.path, source.use) for source in weak.sources]
     assert found == [*labels, ("training/labels/again.csv", "learn"), ("training/labels/broken.csv", "learn")]
-    for later, earlier in ((weak, base), (config, weak)):
+    for later, earlier in ((weak, base), (looks, weak), (config, looks)):
         assert (RECIPE.with_name(str(later.after)).is_file(), later.pretrained) == (True, earlier.output)
         assert later.splits == earlier.splits
     for name in ("targets", "augment", "looks"):
         assert getattr(weak, name) == getattr(base, name)
     assert [(source.path, source.use) for source in config.sources[:2]] == [(part.path, part.use) for part in SHIPPED]
+    assert config.sources == looks.sources
     assert config.output == "qgate/gates/default"
     assert not str(config.report_folder).startswith("qgate/")
 
