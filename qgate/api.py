@@ -38,7 +38,7 @@ class Candidate:
 
 def judge(
     seeds: Iterable[int],
-    threshold: float = 0.9,
+    threshold: float | None = None,
     *,
     generator: str | Generator = "mobile-stylegan",
     truncation_psi: float = 1.0,
@@ -49,6 +49,7 @@ def judge(
     """Draw and judge candidates, in the order of their seeds, drawing ahead while the caller works.
 
     seeds: any iterable of ints 0..2^32-1, endless ones too.
+    threshold: accepts from this clean_prob on, 0..1; None: what the gate recommends.
     generator: a name as on the command line, or an object with `info` and `draw`; truncation_psi is for names.
     gate: a name as on the command line (`default`, a folder, models:/NAME@ALIAS), or a gate that is loaded.
 
@@ -57,7 +58,9 @@ def judge(
     place = pick_device(device)
     if isinstance(generator, str):
         generator = open_generator(GeneratorSettings(name=generator, truncation_psi=truncation_psi), place)
-    worker = Worker(generator, gate if isinstance(gate, Gate) else load_gate(gate, str(place)), batch_size)
+    gate = gate if isinstance(gate, Gate) else load_gate(gate, str(place))
+    threshold = gate.card.recommended_threshold if threshold is None else threshold
+    worker = Worker(generator, gate, batch_size)
     for judged in worker.judge(seeds, lambda seed, score: True):
         verdict, reasons = decide(judged.score, threshold)
         regions = dict(zip(REGIONS, judged.score.region_probs, strict=False))

@@ -82,7 +82,9 @@ class SeedSettings(Settings):
 
 class SelectionSettings(Settings):
     count: int | None = Field(None, ge=1, description="faces in the output dataset; null: all that pass")
-    threshold: float = Field(0.9, ge=0.0, le=1.0, description="accept a candidate from this clean_prob on")
+    threshold: float | None = Field(
+        None, ge=0.0, le=1.0, description="accept a candidate from this clean_prob on; null: what the gate recommends"
+    )
     max_candidates: int | None = Field(
         None, ge=1, description=f"bound of the search, default {CANDIDATES_PER_FACE} x count"
     )

@@ -129,6 +129,7 @@ def judged(clean: list[bool], prob: list[float], **changes: object) -> Judged:
         "rows": list(range(n)),
         "clean": np.array(clean),
         "severity": np.where(clean, 0.0, 3.0),
+        "several": np.zeros(n, bool),
         "agreed": np.zeros(n, bool),
         "regions": np.zeros((n, len(REGIONS)), bool),
         "prob": np.array(prob),
@@ -214,7 +215,7 @@ def test_faces_of_other_origin_have_figures_of_their_own_by_source() -> None:
         source=["drawings", "drawings", "drawings", "drawings", "photographs", "photographs"],
         contents=[frozenset(), frozenset(), None, None, frozenset(), frozenset({"glasses"})],
     )
-    found = apart_figures(faces, 20)
+    found = apart_figures(faces, 0.9, 20)
     assert found.keys() == {"drawings", "photographs"}
     drawings, photographs = found["drawings"], found["photographs"]
     assert [(part["faces"], part["clean"]) for part in (drawings, photographs)] == [(4, 2), (2, 2)]
@@ -228,7 +229,7 @@ def test_faces_of_other_origin_have_figures_of_their_own_by_source() -> None:
         "none of these": (1.0, 1.0),
         "glasses": (0.0, 0.0),
     }
-    assert apart_figures(faces.part([]), 20) == {}
+    assert apart_figures(faces.part([]), 0.9, 20) == {}
 
 
 def test_figures_hold_every_metric_with_its_interval_and_groups_of_both_kinds() -> None:
@@ -236,13 +237,15 @@ def test_figures_hold_every_metric_with_its_interval_and_groups_of_both_kinds() 
     prob = random.random(120)
     clean = random.random(120) < prob
     psi = np.where(np.arange(120) < 60, 0.7, np.nan)
-    found = figures(judged(clean.tolist(), prob.tolist(), psi=psi), 20)
+    found = figures(judged(clean.tolist(), prob.tolist(), psi=psi), 0.75, 20)
     for name in metrics.METRICS:
         low, high = found[name]["interval"]
         assert 0 <= low <= high <= 1, name
     assert found["auroc"]["interval"][0] < found["auroc"]["value"] < found["auroc"]["interval"][1]
     assert found["by_psi"].keys() == {"0.7", "image files"}
-    assert found["at_purity_0.95"]["purity"]["value"] >= 0.95
+    even, recommended = found["at_threshold"]
+    assert (even["threshold"], recommended["threshold"]) == (0.5, 0.75)
+    assert even["accepted"]["hits"] == (prob >= 0.5).sum() > recommended["accepted"]["hits"] == (prob >= 0.75).sum()
     assert found["agreed"] is None
 
 
@@ -251,10 +254,32 @@ def test_the_faces_whose_annotators_agree_have_figures_of_their_own() -> None:
     prob = random.random(90)
     clean = random.random(90) < prob
     agreed = random.random(90) < 0.6
-    found = figures(judged(clean.tolist(), prob.tolist(), agreed=agreed), 20)
-    alone = figures(judged(clean[agreed].tolist(), prob[agreed].tolist()), 20)
+    found = figures(judged(clean.tolist(), prob.tolist(), agreed=agreed), 0.9, 20)
+    alone = figures(judged(clean[agreed].tolist(), prob[agreed].tolist()), 0.9, 20)
     assert found["agreed"] == {name: alone[name] for name in ("faces", "clean", *metrics.METRICS, "ece")}
     assert found["faces"] == 90 > found["agreed"]["faces"]
+
+
+def test_artifacts_of_which_all_annotators_are_sure_are_counted_where_two_or_more_voted() -> None:
+    faces = judged(
+        [False, False, True, False, False],
+        [0.95, 0.9, 0.99, 0.97, 0.3],
+        several=np.array([True, True, True, False, True]),
+        agreed=np.array([True, False, True, False, True]),
+    )
+    found = at_threshold(faces, 0.9)
+    assert (found["sure_artifacts"]["hits"], found["sure_artifacts"]["faces"]) == (1, 3)
+    assert (found["purity"]["hits"], found["purity"]["faces"]) == (1, 4)
+    assert at_threshold(faces, 1.0)["sure_artifacts"] is None
+
+
+def test_the_recommended_threshold_is_the_lowest_round_one_that_promises_the_purity() -> None:
+    prob = np.array([0.99, 0.97, 0.82, 0.71, 0.66, 0.2])
+    assert metrics.recommended_threshold(prob, 0.82) == 0.5  # the mean of five
+    assert metrics.recommended_threshold(prob, 0.87) == 0.7  # of four: 0.8725; 0.65 lets 0.66 in
+    assert metrics.recommended_threshold(prob, 0.9) == 0.75
+    assert metrics.recommended_threshold(prob, 0.97) == 0.85
+    assert metrics.recommended_threshold(prob[2:], 0.9) == 0.95  # nothing is so sure
 
 
 def test_annotators_agree_where_two_or_more_say_the_same() -> None:

@@ -95,6 +95,24 @@ def test_files_are_scored_with_a_registered_gate(tmp_path: Path, capsys: pytest.
     assert json.loads(capsys.readouterr().out)["clean_prob"] == tiny_prob(5)
 
 
+def test_what_asks_for_no_threshold_takes_that_which_the_gate_recommends(tmp_path: Path) -> None:
+    probs = sorted(prob for seed in range(4) if (prob := tiny_prob(seed)) is not None)
+    middle = (probs[1] + probs[2]) / 2
+    gate = str(save_bundle(tmp_path / "gate", recommended_threshold=middle))
+    output = tmp_path / "faces"
+    asked = ("run", "--gate", gate, "--generator", "fake:64", "--seeds", "0-3", "--output", str(output))
+
+    assert command(*asked, "--set", "tracking.enabled=false") == 0
+    assert len((output / "dataset" / "metadata.jsonl").read_text().splitlines()) == 2
+    assert json.loads((output / "run.json").read_text())["selection"]["threshold"] == middle
+    verdicts = [str(c.verdict) for c in qgate.judge(range(4), generator="fake:64", gate=gate, device="cpu")]
+    assert sorted(verdicts) == ["accepted", "accepted", "rejected", "rejected"]
+    drawn = generator_faces("fake:64", 1.0, ((0, 3),), "cpu")
+    start_scoring(drawn, gate, "cpu").join()
+    assert drawn.threshold == middle
+    assert read_bundle(Path("tiny")).card.recommended_threshold == 0.9  # whose card recommends none
+
+
 def test_the_label_page_is_scored_with_a_registered_gate() -> None:
     faces = generator_faces("fake:64", 1.0, ((5, 6),), "cpu")
     start_scoring(faces, CHAMPION, "cpu").join()

@@ -96,7 +96,7 @@ def test_the_report_of_two_looks_shows_whole_faces_and_those_of_other_origin(tmp
     assert f"{part['ece']['value']:.3f}" in section
     for table in part["at_threshold"]:
         assert f"at threshold {table['threshold']}" in section
-    accepted = report["test"]["at_threshold"]["clean_accepted_by_contents"]["none of these"]
+    accepted = report["test"]["at_threshold"][0]["clean_accepted_by_contents"]["none of these"]
     assert f"{accepted['hits']} of {accepted['faces']}" in page
     assert ('<span class="soft">ratio 1.00</span>' in page) == (accepted["value"] > 0)
     faces = sorted((folder / "false_rejects").iterdir())

@@ -229,6 +229,12 @@ class TrainConfig(Settings):
         f"{PICTURES} lie in it and are left out where it is not given",
     )
     folds: int = Field(0, ge=0, le=20, description="train so many models more for cross-validated figures; 0: none")
+    recommended_purity: float = Field(
+        0.93,
+        gt=0.5,
+        lt=1,
+        description="share of clean faces that the gate expects among the accepted at its recommended threshold",
+    )
     resamples: int = Field(2000, ge=20, description="of the bootstrap behind the figures' 95 % intervals")
     tracking: TrackingSettings = TrackingSettings()
     targets: TargetSettings = TargetSettings()

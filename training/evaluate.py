@@ -78,11 +78,11 @@ def evaluate(gates: Sequence[str], config: TrainConfig, splits: Collection[str],
         )
     results = [
         {
-            **figures(found, config.resamples),
+            **figures(found, bundle.card.recommended_threshold, config.resamples),
             "thresholds": threshold_table(found.clean, found.prob),
-            "apart": apart_figures(more, config.resamples),
+            "apart": apart_figures(more, bundle.card.recommended_threshold, config.resamples),
         }
-        for found, more in zip(judged, apart, strict=True)
+        for bundle, found, more in zip(bundles, judged, apart, strict=True)
     ]
     two = compare(judged[0], judged[1], config.resamples) if len(judged) == 2 else None
     return Evaluation(list(gates), results, two)
@@ -126,17 +126,25 @@ def _cells(found: dict[str, Any]) -> dict[str, str]:
         name = f"{source}, {part['faces']} faces"
         if part["auroc"] is not None:
             cells[f"{name}: auroc"] = _in_words(part["auroc"])
-        for at in part["at_threshold"]:
-            for thing, share in at["clean_accepted_by_contents"].items():
-                cells[f"{name}: clean accepted at {at['threshold']}, {thing}"] = (
-                    f"{_in_words(share)} {share['hits']} of {share['faces']}"
-                )
-    at = found["at_threshold"]
-    for thing, share in at["clean_accepted_by_contents"].items():
-        cells[f"clean accepted at {at['threshold']}, {thing}"] = (
-            f"{_in_words(share)} {share['hits']} of {share['faces']}"
-        )
+        cells |= {f"{name}: {what}": words for what, words in _tables(part).items()}
+    return {**cells, **_tables(found)}
+
+
+def _tables(found: dict[str, Any]) -> dict[str, str]:
+    """The shares at the even and at the recommended threshold, which may differ from gate to gate."""
+    even, recommended = found["at_threshold"]
+    cells = {"recommended threshold": f"{recommended['threshold']:g}"}
+    for at, where in ((even, f"at {even['threshold']:g}"), (recommended, "at the recommended")):
+        for what in ("accepted", "purity", "sure_artifacts"):
+            if at[what] is not None:
+                cells[f"{what} {where}"] = _with_counts(at[what])
+        for thing, share in at["clean_accepted_by_contents"].items():
+            cells[f"clean accepted {where}, {thing}"] = _with_counts(share)
     return cells
+
+
+def _with_counts(share: Figure) -> str:
+    return f"{_in_words(share)} {share['hits']} of {share['faces']}"
 
 
 def _metric_rows(found: dict[str, Any]) -> dict[str, Figure]:

@@ -32,7 +32,15 @@ from training.fitting.checkpoint import Checkpoint
 from training.fitting.fit import Fitted, fit, predict
 from training.metrics.figures import apart_figures, figures
 from training.metrics.judged import Judged, join, look_logits, score
-from training.metrics.metrics import auroc, both_kinds, brier, fit_calibration, lean_on, threshold_table
+from training.metrics.metrics import (
+    auroc,
+    both_kinds,
+    brier,
+    fit_calibration,
+    lean_on,
+    recommended_threshold,
+    threshold_table,
+)
 from training.metrics.tone import tones
 
 EpochSeen = Callable[[int, dict[str, float]], None]
@@ -172,10 +180,12 @@ def write_gate(training: Training, fits: Fits, views: Views, output: Path) -> tu
     card["calibrations"] = calibrate(training, states, card, views)
     with _gate(training, states, card) as gate:
         judged, apart = (_judge(training, gate, views, data.rows[split]) for split in (Split.TEST, Split.APART))
+    recommended = recommended_threshold(judged.prob, config.recommended_purity)
+    card["recommended_threshold"] = recommended
     card["figures"] = {
         "split": "test",
-        **figures(judged, config.resamples),
-        "apart": apart_figures(apart, config.resamples),
+        **figures(judged, recommended, config.resamples),
+        "apart": apart_figures(apart, recommended, config.resamples),
     }
     card["thresholds"] = threshold_table(judged.clean, judged.prob)
     write_bundle(output, states, card)

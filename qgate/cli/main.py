@@ -51,7 +51,10 @@ def _root(
 @app.command()
 def run(
     count: Annotated[int | None, typer.Option("--count", "-n", help="Faces in the output dataset.")] = None,
-    threshold: Annotated[float | None, typer.Option("--threshold", "-t", help="Least clean_prob to accept.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", "-t", help="Least clean_prob to accept; default: what the gate recommends."),
+    ] = None,
     output: Annotated[str | None, typer.Option("--output", "-o", help="Output folder.")] = None,
     generator: Annotated[
         str | None, typer.Option("--generator", help="mobile-stylegan[:WEIGHTS], FILE.pkl, folder:PATH or fake.")

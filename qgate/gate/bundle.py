@@ -31,6 +31,9 @@ WHOLE_LOOK = "whole"
 
 WEIGHTS, CARD = "gate.safetensors", "gate.json"
 
+RECOMMENDED = 0.9
+"""The threshold for gates whose card recommends none."""
+
 ARGUMENTS = ("global_pool", "drop_rate", "drop_path_rate", "img_size", "act_layer", "norm_layer")
 """What a bundle may tell `timm.create_model`; others, such as `checkpoint_path`, would read files of its choice."""
 
@@ -120,6 +123,7 @@ class GateCard(_Part):
     """`gate.json`.
 
     looks: in the order in which a face is given them. calibrations: clean_prob after each look.
+    recommended_threshold: that of a run which asks for none.
     notes: how the labels were made and what the gate is not good for; shown wherever the gate is named.
     training: what it learned from, and how; None where that is not known.
     figures: free facts for the reader: AUROC and so on with intervals.
@@ -131,6 +135,7 @@ class GateCard(_Part):
     looks: tuple[Look, ...] = Field(min_length=1)
     calibrations: tuple[Calibration, ...]
     regions: tuple[str, ...]
+    recommended_threshold: float = Field(RECOMMENDED, ge=0, le=1)
     thresholds: tuple[ThresholdRow, ...] = ()
     notes: str
     license: str

@@ -122,7 +122,7 @@ def regate(output: Path, flags: Mapping[str, Any], assignments: Sequence[str] = 
     header = replace(
         recorded,
         scoring=_scoring(config, generator.info, bundle),
-        threshold=config.selection.threshold,
+        threshold=_threshold(config, bundle),
         count=config.selection.count,
         max_candidates=max(recorded.max_candidates, min(config.max_candidates(), len(recorded.plan))),
     )
@@ -183,7 +183,7 @@ def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunH
         scoring=_scoring(config, info, bundle),
         plan=config.plan(),
         shard_size=config.output.shard_size,
-        threshold=config.selection.threshold,
+        threshold=_threshold(config, bundle),
         count=config.selection.count,
         max_candidates=config.max_candidates(),
         image_format=ImageFormat(
@@ -202,6 +202,12 @@ def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunH
         },
         versions={name: metadata.version(name) for name in ("torch", "timm", "numpy", "pillow")},
     )
+
+
+def _threshold(config: RunConfig, bundle: Bundle) -> float:
+    """What is asked for, else what the gate recommends."""
+    asked = config.selection.threshold
+    return bundle.card.recommended_threshold if asked is None else asked
 
 
 def _scoring(config: RunConfig, info: GeneratorInfo, bundle: Bundle) -> dict[str, Any]:

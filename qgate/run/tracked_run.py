@@ -79,6 +79,7 @@ def _track(config: RunConfig, folder: RunFolder, device: str) -> Tracker:
     sections = {name: values for name, values in config.model_dump().items() if isinstance(values, dict)}
     settings = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
     facts = {
+        "selection.threshold": header.threshold,
         "gate": config.gate,
         "generator.digest": header.generator.digest[:12],
         "gate.digest": header.gate.digest[:12],

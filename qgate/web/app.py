@@ -121,7 +121,6 @@ class Page:
             "annotator": self.annotator,
             "per_face": self.orders.rules.per_face,
             "audit": self.orders.rules.audit,
-            "threshold": self.faces.threshold,
             "train_command": train_command(self.store.path),
         }
 

@@ -21,6 +21,7 @@ from qgate.dataset.header import RunHeader
 from qgate.dataset.layout import Layout
 from qgate.dataset.ledger import iter_rows
 from qgate.errors import ImageError, InputError, QgateError
+from qgate.gate.bundle import RECOMMENDED
 from qgate.labels.rows import Face
 from qgate.records import Row, Score, Verdict
 
@@ -62,8 +63,10 @@ class Shown:
 class Faces:
     """Faces under the ids 0..n-1, with their pictures."""
 
-    def __init__(self, title: str, shown: Sequence[Shown], root: Path | None = None, threshold: float = 0.9) -> None:
-        """root: the folder that no picture's file may lie outside of; threshold: where the gate is least sure."""
+    def __init__(
+        self, title: str, shown: Sequence[Shown], root: Path | None = None, threshold: float = RECOMMENDED
+    ) -> None:
+        """root: the folder that no picture's file may lie outside of; threshold: the faces near it are uncertain."""
         self.title, self.shown, self.threshold = title, shown, threshold
         self.ids = {face.face: index for index, face in enumerate(shown)}
         self.scores = {index: face.score for index, face in enumerate(shown) if face.score is not None}

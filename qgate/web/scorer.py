@@ -18,8 +18,14 @@ BATCH = 4
 
 
 def start_scoring(faces: Faces, gate: str, device: str) -> threading.Thread:
-    """Start a thread that fills `faces.scores` in random order. Raises BundleError where there is no such gate."""
-    return start_scorer(faces, load_gate(gate, device))
+    """Start a thread that fills `faces.scores` in random order. Raises BundleError where there is no such gate.
+
+    Where nothing has scored them before, uncertain is what lies near the threshold that this gate recommends.
+    """
+    loaded = load_gate(gate, device)
+    if not faces.scores:
+        faces.threshold = loaded.card.recommended_threshold
+    return start_scorer(faces, loaded)
 
 
 def start_scorer(faces: Faces, scorer: Scorer) -> threading.Thread:

@@ -20,7 +20,6 @@ from training.metrics.metrics import (
     ece,
     ece_if_calibrated,
     paired_bootstrap,
-    purity_threshold,
 )
 from training.metrics.tone import TONES
 
@@ -30,19 +29,17 @@ IMAGE_FILES = "image files"
 PLAIN = "none of these"
 """The faces that show nothing but themselves."""
 
-APART_THRESHOLDS = (0.5, 0.9)
-
-THRESHOLD = 0.9
-PURITY = 0.95
-"""The two thresholds of the tables: the usual one, and the lowest that reaches this purity."""
+EVEN = 0.5
+"""The threshold at which clean is as likely as artifact; of the tables, beside the recommended one."""
 
 Figure = dict[str, Any]
 """value, and interval: [low, high] of 95 %; shares have hits and faces too."""
 
 
-def figures(judged: Judged, resamples: int) -> dict[str, Any]:
+def figures(judged: Judged, recommended: float, resamples: int) -> dict[str, Any]:
     """Every metric with its bootstrap interval, and tables of shares with exact ones.
 
+    recommended: the threshold that the gate recommends.
     agreed: the metrics on the faces whose annotators agree, None where these are not of both kinds.
     """
     clean, prob, agreed = judged.clean, judged.prob, judged.agreed
@@ -52,15 +49,14 @@ def figures(judged: Judged, resamples: int) -> dict[str, Any]:
     psi = np.where(np.isnan(judged.psi), IMAGE_FILES, judged.psi.astype(str))
     result["by_psi"] = _groups(judged, psi, resamples)
     result["by_source"] = _groups(judged, np.array(judged.source), resamples)
-    result["at_threshold"] = at_threshold(judged, THRESHOLD)
-    pure = purity_threshold(clean, prob, PURITY)
-    result["at_purity_0.95"] = at_threshold(judged, pure) if pure is not None else None
+    result["at_threshold"] = [at_threshold(judged, threshold) for threshold in (EVEN, recommended)]
     return result
 
 
 def at_threshold(judged: Judged, threshold: float) -> dict[str, Any]:
     """Shares of faces that a threshold rejects, by what is wrong with them, how much, and what else they show.
 
+    sure_artifacts: of accepted faces with two votes or more, those that all call an artifact.
     recall_by_region, by severity 2 and 3: of artifacts, higher is better. severity 0 and 1, false_rejects: of clean
     faces, lower is better.
     """
@@ -71,6 +67,7 @@ def at_threshold(judged: Judged, threshold: float) -> dict[str, Any]:
         "threshold": _round(threshold),
         "purity": _share(clean, ~rejected),
         "accepted": _share(~rejected, np.ones(len(judged), bool)),
+        "sure_artifacts": _share(judged.agreed & ~clean, ~rejected & judged.several),
         "false_rejects": _share(rejected, clean),
         "rejected_by_severity": {str(level): _share(rejected, severity == level) for level in range(4)},
         "recall_by_region": regions,
@@ -78,7 +75,7 @@ def at_threshold(judged: Judged, threshold: float) -> dict[str, Any]:
     }
 
 
-def apart_figures(judged: Judged, resamples: int) -> dict[str, Any]:
+def apart_figures(judged: Judged, recommended: float, resamples: int) -> dict[str, Any]:
     """Faces of other origin, which do not count in the gate's figures: for each source what `figures` has, shorter."""
     found = {}
     for name in sorted(set(judged.source)):
@@ -92,7 +89,7 @@ def apart_figures(judged: Judged, resamples: int) -> dict[str, Any]:
                 "value": _round(ece(part.clean, part.prob)),
                 "range_if_calibrated": [_round(end) for end in ece_if_calibrated(part.prob, resamples)],
             },
-            "at_threshold": [at_threshold(part, threshold) for threshold in APART_THRESHOLDS],
+            "at_threshold": [at_threshold(part, threshold) for threshold in (EVEN, recommended)],
         }
     return found
 

@@ -27,7 +27,7 @@ class Judged:
 
     rows: their positions among all samples.
     clean: bool (n,), what most votes say. severity: (n,), mean of the votes, 0..3.
-    agreed: bool (n,), whether two or more annotators voted, and all the same of artifact or not.
+    several: bool (n,), whether two or more annotators voted. agreed: and all the same of artifact or not.
     regions: bool (n, regions), named by at least half of the votes.
     prob: (n,), clean_prob 0..1, higher is better.
     psi: (n,), NaN for image files. source: where each was labelled.
@@ -38,6 +38,7 @@ class Judged:
     rows: list[int]
     clean: Bools
     severity: Floats
+    several: Bools
     agreed: Bools
     regions: Bools
     prob: Floats
@@ -68,11 +69,13 @@ def join(
 ) -> Judged:
     """Scores beside labels. rows: without ties, see `decided`; prob, tones: (rows,)."""
     faces = [samples[row] for row in rows]
+    several = np.array([len({vote.annotator for vote in face.votes}) > 1 for face in faces], bool)
     return Judged(
         rows=list(rows),
         clean=np.array([face.clean_votes > TIE for face in faces], bool),
         severity=np.array([np.mean([vote.severity for vote in face.votes]) for face in faces], float),
-        agreed=np.array([_agreed(face) for face in faces], bool),
+        several=several,
+        agreed=several & np.array([face.clean_votes in (0.0, 1.0) for face in faces], bool),
         regions=np.array([_named(face) for face in faces], bool).reshape(-1, len(REGIONS)),
         prob=prob,
         psi=np.array([np.nan if face.face.file_name else face.face.psi for face in faces], float),
@@ -111,10 +114,6 @@ def look_logits(gate: Gate, views: Views, rows: Sequence[int], say: Say) -> Floa
 
 def _pick(values: Any, positions: Sequence[int]) -> Any:
     return [values[row] for row in positions] if isinstance(values, list) else values[list(positions)]
-
-
-def _agreed(sample: Sample) -> bool:
-    return len({vote.annotator for vote in sample.votes}) > 1 and sample.clean_votes in (0.0, 1.0)
 
 
 def _named(sample: Sample) -> list[bool]:

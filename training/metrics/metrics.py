@@ -27,6 +27,9 @@ RIDGE = 30.0
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99)
 
+RECOMMENDABLE = tuple(step / 20 for step in range(10, 20))
+"""Thresholds of which a gate recommends one: round numbers from 0.5 to 0.95."""
+
 Metric = Callable[[Bools, Floats], float]
 
 
@@ -125,6 +128,15 @@ def purity_threshold(clean: Bools, prob: Floats, purity: float) -> float | None:
     last_of_ties = np.append(np.diff(prob[order]) != 0, True)
     good = np.flatnonzero(pure & last_of_ties)
     return float(prob[order[good[-1]]]) if len(good) else None
+
+
+def recommended_threshold(prob: Floats, purity: float) -> float:
+    """The lowest of `RECOMMENDABLE` whose accepted faces have so high a mean clean_prob; the highest if none does.
+
+    What a calibrated gate itself foretells, so that the purity measured on the same faces stays an honest figure.
+    """
+    enough = (at for at in RECOMMENDABLE if (prob >= at).any() and prob[prob >= at].mean() >= purity)
+    return next(enough, RECOMMENDABLE[-1])
 
 
 def yield_at_purity(purity: float) -> Metric:

@@ -60,10 +60,13 @@ def write_report(
     report = {
         "name": card.name,
         "test": card.figures,
+        "recommended_threshold": card.recommended_threshold,
         "thresholds": [row.model_dump(mode="json") for row in card.thresholds],
         "curves": curves(test),
         "folds": config.folds,
-        "cross_validated": None if out_of_fold is None else figures(out_of_fold, config.resamples),
+        "cross_validated": None
+        if out_of_fold is None
+        else figures(out_of_fold, card.recommended_threshold, config.resamples),
         "suspects": {
             "faces": len(found),
             "note": HELD_OUT if out_of_fold is None else OUT_OF_FOLD,
@@ -117,7 +120,6 @@ def _page(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda value: "none" if value is None else f"{100 * value:.1f} %"
     template = resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
-    tables = [report["test"]["at_threshold"], report["test"]["at_purity_0.95"]]
     pictures = {
         name: [{**caption, **_pictures(path, explain)} for path, caption in shown] for name, shown in tiles.items()
     }
@@ -126,7 +128,7 @@ def _page(
         notes=card.notes,
         style=_style(),
         purities=PURITIES,
-        tables=[table for table in tables if table is not None],
+        tables=report["test"]["at_threshold"],
         charts={draw.__name__: charts.svg(draw, report) for draw in CHARTS},
         facts=_facts(card),
         **pictures,
