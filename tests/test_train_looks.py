@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from qgate.errors import StoppedError
+from qgate.errors import ConfigError, StoppedError
 from qgate.gate.bundle import read_bundle
 from qgate.gate.open import load_gate
 from qgate.images import read_image
@@ -165,3 +165,26 @@ def test_a_look_is_calibrated_on_the_faces_that_come_to_it(tmp_path: Path) -> No
     # Nobody comes to a look that asks for certainty: it is calibrated on all faces, and that is said.
     assert found[0.9999][1] == found[0.0][1]
     assert heard == [f"middle: too few of {len(rows)} calibration faces come to it; it is calibrated on all of them"]
+
+
+def test_a_look_of_no_epochs_is_kept_and_weighed_anew(tmp_path: Path) -> None:
+    optimiser = {"epochs": 1, "batch_size": 8, "learning_rate": 0.01, "ema_decay": 0.0, "precision": "fp32"}
+    train(two_looks(tmp_path, optimiser=optimiser))
+    first = read_bundle(tmp_path / "gate")
+    again = {"pretrained": str(tmp_path / "gate"), "output": str(tmp_path / "second"), "rehearse": 0}
+    train(two_looks(tmp_path, epochs=0, optimiser=optimiser, **again))
+
+    second = read_bundle(tmp_path / "second")
+    whole, middle = second.card.looks
+    kept, learned = second.weights_of(middle), second.weights_of(whole)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in first.weights_of(middle).items())
+    assert not torch.equal(learned["classifier.weight"], first.weights_of(whole)["classifier.weight"])
+    assert second.card.calibrations[1] != first.card.calibrations[1]
+    assert lineage_of(second.card).validation_by_epoch["middle"] == []
+
+
+def test_only_a_look_of_the_gate_that_is_refined_can_be_kept(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"looks\.middle\.epochs = 0: keeps that look .* pretrained = 'none' has none"
+    ):
+        prepare(two_looks(tmp_path, epochs=0, pretrained="none"), quiet)

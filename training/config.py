@@ -53,7 +53,9 @@ class LookSettings(Look):
     """A look of the gate, and how it is trained where it is not as all others are."""
 
     pretrained: str | None = Field(None, min_length=1, description="its first weights; null: as `pretrained` says")
-    epochs: int | None = Field(None, ge=1, description="null: as the optimiser says")
+    epochs: int | None = Field(
+        None, ge=0, description="null: as the optimiser says; 0: the look stays as it is in the gate that is refined"
+    )
 
     @property
     def look(self) -> Look:

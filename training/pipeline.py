@@ -107,6 +107,7 @@ class Training:
 def prepare(config: TrainConfig, say: Say) -> Training:
     """Read all that a training needs; raises InputError for settings, gates, labels and images that cannot be used."""
     device, first = pick_device(config.device), first_gate(config.pretrained)
+    _check_kept(config, first)
     _check_networks(config)  # before any label is read, or face drawn
     return Training(config, read_data(config, first, say), first, device, say)
 
@@ -269,6 +270,17 @@ def _gate(training: Training, states: States, card: dict[str, Any]) -> Iterator[
     with tempfile.TemporaryDirectory() as folder:
         write_bundle(Path(folder), states, card)
         yield Gate(read_bundle(Path(folder)), training.config.device)
+
+
+def _check_kept(config: TrainConfig, first: GateCard | None) -> None:
+    """Whether looks that are not trained are there to be kept. Raises ConfigError."""
+    theirs = {look.name for look in first.looks} if first is not None else set()
+    for look in config.looks:
+        if look.epochs == 0 and (look.pretrained is not None or look.name not in theirs):
+            raise ConfigError(
+                f"looks.{look.name}.epochs = 0: keeps that look of the gate which is refined, and pretrained = "
+                f"{look.pretrained or config.pretrained!r} has none; give it epochs"
+            )
 
 
 @torch.inference_mode()

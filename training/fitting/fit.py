@@ -68,7 +68,7 @@ def fit(
     The same seed gives the same weights on the same machine, whether the training was killed in between or not.
     """
     torch.manual_seed(config.seed)
-    settings, epochs = config.optimiser, look.epochs or config.optimiser.epochs
+    settings, epochs = config.optimiser, config.optimiser.epochs if look.epochs is None else look.epochs
     student = _Student(config, look, device, total_steps=max(len(rows) // settings.batch_size, 1) * epochs)
     history: list[Figures] = []
     kept, seconds = (0, student.average_state()), 0.0
