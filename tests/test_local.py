@@ -1,11 +1,14 @@
 """The laws of a run, with the fake generator and gate: about one candidate in four is accepted at 0.75."""
 
 import hashlib
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from qgate import files
 from qgate.dataset.encode import ImageFormat
 from qgate.dataset.folder import RunFolder
 from qgate.dataset.header import GateFacts, GeneratorFacts, RunHeader
@@ -70,6 +73,30 @@ def test_the_faces_are_the_same_for_every_batch_and_shard_size(
     expected = make(tmp_path / "a")
 
     assert make(tmp_path / "b", replace(HEADER, shard_size=shard_size), batch_size) == expected
+
+
+def test_no_thread_of_the_worker_touches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "out", replace(HEADER, count=10))
+    touching: dict[str, set[str]] = {}
+
+    def noted(place: Any, name: str) -> None:
+        plain = getattr(place, name)
+
+        def note(*args: Any, **options: Any) -> Any:
+            touching.setdefault(name, set()).add(threading.current_thread().name.split("_")[0])
+            return plain(*args, **options)
+
+        monkeypatch.setattr(place, name, note)
+
+    noted(RunFolder, "begin")
+    noted(RunFolder, "rows")
+    noted(files, "make_folder")
+    make(tmp_path / "out", replace(HEADER, threshold=0.9), regate=True)
+
+    assert touching["begin"] == {"qgate-begin"}
+    assert "qgate-begin" in touching["rows"]
+    assert not any(thread.startswith("qgate-stage") for threads in touching.values() for thread in threads)
+    assert "qgate-begin" not in touching["make_folder"]
 
 
 def test_every_byte_is_the_same_for_every_batch_size(tmp_path: Path) -> None:

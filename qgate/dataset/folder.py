@@ -136,7 +136,7 @@ class RunFolder:
         if shard != self._frontier:
             raise ValueError(f"shard {self._frontier} must be committed before shard {shard}")
         if limit == 0:
-            raise ValueError(f"the count is reached before shard {shard}: discard it")
+            raise ValueError(f"the count is reached before shard {shard}")
         ready, seal = builder.stage(self._sample, limit)
         settle(self.layout, ready)
         self._seals[shard] = seal

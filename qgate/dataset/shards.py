@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,10 +80,7 @@ class ShardBuilder:
         positions = header.positions(shard)
         fresh = () if self._limit_reached else header.plan.slice(positions.start + len(kept), positions.stop)
         self.todo: tuple[int, ...] = (*redraw, *fresh)
-        self._work = layout.work(shard)
-        files.remove(self._work)
-        for folder in (self._work, self._images, self._review):
-            files.make_folder(folder)
+        self._work, self._has_folders = layout.work(shard), False
 
     @property
     def done(self) -> bool:
@@ -111,6 +108,7 @@ class ShardBuilder:
         source: for images from a folder, the path.
         Blocks while many images wait for the encoder. Raises QgateError where an earlier one could not be written.
         """
+        self._make_folders()
         if self._added == len(self.todo) or seed != self.todo[self._added]:
             raise ValueError(f"seed {seed} is not the next to do of shard {self.shard}")
         if seed not in self._rows:
@@ -133,6 +131,7 @@ class ShardBuilder:
         sample: the review sample of the run; takes notice of this shard's candidates.
         limit: how many the shard may accept.
         """
+        self._make_folders()
         while self._jobs:
             self._collect()
         rows = [self._with_file(row) for row in select(list(self._rows.values()), self._header.threshold, limit)]
@@ -160,12 +159,13 @@ class ShardBuilder:
         files.rename(self._work, ready)
         return ready, seal
 
-    def discard(self) -> None:
-        """Give the shard up: its images need not be written any more."""
-        for _, job in self._jobs:
-            job.cancel()
-        wait(job for _, job in self._jobs)
-        files.remove(self._work)
+    def _make_folders(self) -> None:
+        """Fresh ones, once there is something to put into them: a shard that is only begun touches no disk."""
+        if not self._has_folders:
+            files.remove(self._work)
+            for folder in (self._work, self._images, self._review):
+                files.make_folder(folder)
+            self._has_folders = True
 
     @property
     def _images(self) -> Path:

@@ -1,4 +1,8 @@
-"""The local engine: one worker in this process fills shard after shard. Knows no tracker and no report."""
+"""The local engine: one worker in this process fills shard after shard. Knows no tracker and no report.
+
+Three threads: the worker's draws, the caller's writes and commits, and one begins the next shard meanwhile, which reads
+what the ledger has of it; so a device never waits for the disk between two batches.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import Self
 
 from qgate.dataset.folder import RunFolder
 from qgate.dataset.shards import ShardBuilder
@@ -25,9 +31,8 @@ def fill(folder: RunFolder, worker: Worker, stopped: Callable[[], bool], report:
     stopped: asked between candidates; once true, the shard in work is dropped and StoppedError raised.
     Returns how many candidates were judged.
     """
-    ahead = _Ahead(folder)
     last, sealed, judged_here = None, Tally(), 0
-    with closing(worker.judge(ahead.seeds(), ahead.wants_image)) as stream:
+    with _Ahead(folder) as ahead, closing(worker.judge(ahead.seeds(), ahead.wants_image)) as stream:
         for judged in stream:
             if stopped():
                 raise StoppedError(f"{folder.layout.root}: stopped; the same command goes on")
@@ -44,24 +49,35 @@ def fill(folder: RunFolder, worker: Worker, stopped: Callable[[], bool], report:
 
 
 class _Ahead:
-    """The shards that are begun and not committed, in order; the worker's thread begins, the caller's commits."""
+    """The shards that are begun and not committed, in order."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._begun: deque[ShardBuilder] = deque()
         self._lock = threading.Lock()
+        self._beginner = ThreadPoolExecutor(1, thread_name_prefix="qgate-begin")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._beginner.shutdown(cancel_futures=True)
 
     def seeds(self) -> Iterator[int]:
-        """The seeds to judge, shard after shard, each begun when the worker gets there."""
-        shard: int | None = -1
-        while shard is not None:
-            with self._lock:
-                shard = self._folder.next_shard(after=shard)
-                builder = self._folder.begin(shard) if shard is not None else None
-                if builder is not None:
-                    self._begun.append(builder)
-            if builder is not None:
-                yield from builder.todo
+        """The seeds to judge, shard after shard; while one is drawn, the next is begun."""
+        coming = self._beginner.submit(self._begin, -1)
+        while (builder := coming.result()) is not None:
+            coming = self._beginner.submit(self._begin, builder.shard)
+            yield from builder.todo
+
+    def _begin(self, after: int) -> ShardBuilder | None:
+        """The next shard with work left; None: there is none."""
+        with self._lock:
+            shard = self._folder.next_shard(after=after)
+            if shard is None:
+                return None
+            self._begun.append(self._folder.begin(shard))
+            return self._begun[-1]
 
     def wants_image(self, seed: int, score: Score) -> bool:
         """Whether any shard in work needs the pixels; one too many costs a copy and nothing else."""
