@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from qgate.errors import ConfigError
-from qgate.seeds import ALL_CLASSES, SEED_MAX, SeedPlan, parse_seeds
+from qgate.seeds import SEED_MAX, SeedPlan, parse_seeds
 
 CANDIDATES_PER_FACE = 50
 """The search gives up after this many candidates for each face asked for, unless `max_candidates` says otherwise."""
@@ -30,42 +30,25 @@ AnySettings = TypeVar("AnySettings", bound=Settings)
 
 
 class GeneratorSettings(Settings):
+    """What every generator can be told; each has options of its own besides, which it checks itself."""
+
+    model_config = ConfigDict(extra="allow")
+
     name: str = Field("mobile-stylegan", description="a generator's name, NAME:PATH, or folder:PATH for images")
     truncation_psi: float = Field(1.0, ge=-2.0, le=2.0, description="pull towards the mean face; 1 = none")
-    truncation_cutoff: int | None = Field(
-        None, ge=0, description="stylegan2-ada: layers that truncation_psi pulls, counted from the coarsest; null: all"
-    )
-    class_idx: int | str | None = Field(
-        None,
-        description="stylegan2-ada with classes: 0, 1, ..., or all, which takes them in turn (seed modulo classes)",
-    )
-    latents: str | None = Field(
-        None, description="stylegan2-ada: an .npz file whose w vectors are drawn instead of seeds; seed i is its row i"
-    )
-    noise_mode: Literal["const", "random", "none"] = Field(
-        "const", description="stylegan2-ada: the noise of the network, new noise for each seed, or none"
-    )
-    align: Literal["auto", "never"] = Field(
-        "auto", description="folder: cut the face out of pictures that are framed otherwise, or judge all as they are"
-    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="arithmetic of the generator; auto: half precision where the device computes in it"
     )
 
-    @field_validator("class_idx", mode="before")
-    @classmethod
-    def _check_class(cls, value: Any) -> int | str | None:
-        if value is None or value == ALL_CLASSES:
-            return ALL_CLASSES if value else None
-        if not str(value).isdecimal():
-            raise ValueError(f"give a class as 0, 1, ... or {ALL_CLASSES}")
-        return int(value)
+    @property
+    def options(self) -> dict[str, Any]:
+        """What is said besides, by whatever name, not yet checked."""
+        return self.model_extra or {}
 
-    def extras(self) -> dict[str, Any]:
-        """What only some generators know, as far as it is not left as it is."""
-        names = ("truncation_cutoff", "class_idx", "latents", "noise_mode", "align")
-        fields = type(self).model_fields
-        return {name: value for name in names if (value := getattr(self, name)) != fields[name].default}
+    def read(self, model: type[AnySettings]) -> AnySettings:
+        """The options that a settings model declares. Raises ConfigError naming key and value."""
+        own = {name: value for name, value in self.options.items() if name in model.model_fields}
+        return validate(model, own, "generator.")
 
 
 class SeedSettings(Settings):
@@ -173,12 +156,15 @@ def merge_values(path: Path | None, flags: Mapping[str, Any], assignments: list[
     return values
 
 
-def validate(model: type[AnySettings], values: dict[str, Any]) -> AnySettings:
-    """The values as settings; ConfigError names the key, its value and what is allowed."""
+def validate(model: type[AnySettings], values: dict[str, Any], section: str = "") -> AnySettings:
+    """The values as settings; ConfigError names the key, its value and what is allowed.
+
+    section: what its keys begin with, as in `generator.`.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(_explain(error, model)) from error
+        raise ConfigError(_explain(error, model, section)) from error
 
 
 def canonical_digest(value: Any) -> str:
@@ -198,17 +184,21 @@ def known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str
     return keys
 
 
-def describe(config: RunConfig) -> str:
-    """The settings as YAML with the meaning of each as a comment."""
-    return "".join(_describe(config, ""))
+def describe(config: RunConfig, options: Iterable[Settings] = ()) -> str:
+    """The settings as YAML with the meaning of each as a comment.
+
+    options: those of the generators.
+    """
+    return "".join(_describe(config, "", {"generator": options}))
 
 
-def _describe(settings: Settings, indent: str) -> Iterator[str]:
+def _describe(settings: Settings, indent: str, more: Mapping[str, Iterable[Settings]]) -> Iterator[str]:
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
         if isinstance(value, Settings):
             yield f"{indent}{name}:\n"
-            yield from _describe(value, indent + "  ")
+            for part in (value, *more.get(name, ())):
+                yield from _describe(part, indent + "  ", {})
         else:
             text = yaml.safe_dump(value, default_flow_style=True).removesuffix("\n").removesuffix("\n...")
             yield f"{indent}{name}: {text}  # {field.description}\n"
@@ -239,9 +229,9 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     values[leaf] = value
 
 
-def _explain(error: ValidationError, model: type[Settings]) -> str:
+def _explain(error: ValidationError, model: type[Settings], section: str) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = section + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, known_keys(model), n=1, cutoff=0.0)
         listed = " (`qgate config show` lists all)" if model is RunConfig else ""

@@ -2,16 +2,23 @@ import os
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pydantic import Field
 
-from qgate.config import GeneratorSettings
-from qgate.errors import ImageError, WeightsError
-from qgate.generators import Generator, open_generator, stylegan2_path
+from qgate.config import GeneratorSettings, RunConfig, load_config
+from qgate.dataset.header import RunHeader
+from qgate.errors import ConfigError, ImageError, WeightsError
+from qgate.generators import Generator, open_generator, options_of, stylegan2_path
+from qgate.generators.options import Options
 from qgate.images import read_image
+from qgate.run.run import regate, run
+
+CPU = torch.device("cpu")
 
 
 def open_named(name: str) -> Generator:
@@ -119,7 +126,41 @@ def test_a_generator_of_another_package_gets_what_follows_the_colon_a_pkl_too(mo
     assert stylegan2_path("net.pkl") == Path("net.pkl")
 
 
+def test_a_generator_of_another_package_has_options_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entry = metadata.EntryPoint("mine", "tests.test_generators:open_mine", "qgate.generators")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [entry] if group == entry.group else [])
+
+    def asked(*assignments: str) -> RunConfig:
+        return load_config(None, {"generator.name": "mine", "seeds.ranges": "0-3"}, list(assignments))
+
+    assert open_generator(asked("generator.mood=sad").generator, CPU).info.name == "sad fake of None"
+    assert options_of(asked().generator).chosen() == {}
+    shipped = Path(__file__).parents[1] / "configs" / "run.yaml"
+    assert options_of(load_config(shipped, {"generator.name": "mine"}, []).generator).chosen() == {}
+    for assignment, message in (
+        ("generator.mood=odd", r"generator\.mood = 'odd': input should be 'glad' or 'sad'"),
+        ("generator.mod=sad", r"unknown setting 'generator\.mod'; the nearest is 'generator\.mood'"),
+        ("generator.class_idx=2", r"generator\.class_idx = 2: mine has no such option; drop it"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            open_generator(asked(assignment).generator, CPU)
+
+    config = asked("generator.mood=sad", f"output.path={tmp_path / 'out'}", "tracking.enabled=false")
+    run(config)
+    header = RunHeader.read(tmp_path / "out")
+    assert (header.scoring["mood"], header.config["mood"]) == ("sad", "sad")
+    assert regate(tmp_path / "out", {"selection.threshold": 0.0}).tally.accepted == 4
+
+
+class Moods(Options):
+    mood: Literal["glad", "sad"] = Field("glad", description="how the faces look")
+
+
 def open_mine(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:
-    fake = open_generator(GeneratorSettings(name="fake:32"), device)
-    fake.info = replace(fake.info, name=f"fake of {argument}")
+    fake = open_generator(GeneratorSettings(name="fake:64"), device)
+    mood = "sad " if settings.read(Moods).mood == "sad" else ""
+    fake.info = replace(fake.info, name=f"{mood}fake of {argument}")
     return fake
+
+
+open_mine.Options = Moods  # type: ignore[attr-defined]

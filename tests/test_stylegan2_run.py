@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from qgate.config import load_config
+from qgate.generators import options_of
 from tests.nvidia_writer import SOURCE, dump, tf_format, torch_format
 from tests.test_cli import UNTRACKED, qgate
 from tests.test_stylegan2 import GOLDEN, HERE, network
@@ -117,12 +118,12 @@ def test_another_class_is_another_run(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--generator", "faces.pkl", "--class", "0"), "--class 0: faces.pkl has no classes; leave --class away"),
+        (("--generator", "faces.pkl", "--class", "0"), "--class 0: faces.pkl has no classes; drop --class"),
         (("--generator", "classes.pkl"), "--class is missing: classes.pkl has the classes 0..2"),
         (("--generator", "classes.pkl", "--class", "3"), "--class 3: classes.pkl has the classes 0..2"),
         (("--generator", "classes.pkl", "--class", "-1"), "give a class as 0, 1, ... or all"),
         (("--generator", "faces.pkl", "--noise-mode", "loud"), "generator.noise_mode = 'loud'"),
-        (("--generator", "fake", "--class", "1"), "generator.class_idx = 1: fake has no such option"),
+        (("--generator", "fake", "--class", "1"), "generator.class_idx = '1': fake has no such option"),
         (("--generator", "fake", "--noise-mode", "none"), "generator.noise_mode = 'none': fake has no such option"),
         (("--generator", "gone.pkl"), "gone.pkl: cannot be read"),
         (("--generator", "https://example.org/ffhq.pkl"), "give the path of a network pickle on this machine"),
@@ -163,7 +164,10 @@ def test_a_conversion_holds_no_source_text_and_prints_its_files(capsys: pytest.C
 
 
 def test_settings_left_as_they_are_are_no_extras_and_a_class_may_be_a_number_or_all() -> None:
-    assert load_config(None, {}, []).generator.extras() == {}
-    assert load_config(None, {"generator.class_idx": "07"}, []).generator.extras() == {"class_idx": 7}
-    assert load_config(None, {}, ["generator.class_idx=0"]).generator.extras() == {"class_idx": 0}
-    assert load_config(None, {"generator.class_idx": "all"}, []).generator.class_idx == "all"
+    def chosen(flags: dict[str, object], assignments: list[str]) -> dict[str, object]:
+        return options_of(load_config(None, {"generator.name": "net.pkl", **flags}, assignments).generator).chosen()
+
+    assert chosen({}, []) == {}
+    assert chosen({"generator.class_idx": "07", "generator.noise_mode": "const"}, []) == {"class_idx": 7}
+    assert chosen({}, ["generator.class_idx=0"]) == {"class_idx": 0}
+    assert chosen({"generator.class_idx": "all"}, []) == {"class_idx": "all"}

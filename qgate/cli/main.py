@@ -205,8 +205,12 @@ def sync() -> None:
 def config_show(config: Config = None, assign: Assign = None) -> None:
     """Print the resolved settings as YAML that --config takes, each with its meaning."""
     from qgate.config import describe, load_config
+    from qgate.generators import options_of
+    from qgate.generators.options import all_options
 
-    print(describe(load_config(config, {}, assign or [])), end="")
+    settings = load_config(config, {}, assign or [])
+    options_of(settings.generator)
+    print(describe(settings, all_options(settings.generator)), end="")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,26 +8,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qgate.errors import ConfigError, WeightsError
+from qgate.errors import WeightsError
 from qgate.generators.base import Drawn, Generator, GeneratorInfo
 
-KNOWN: dict[str, tuple[str, ...]] = {
-    "mobile-stylegan": (),
-    "folder": ("align",),
-    "fake": (),
-    "stylegan2-ada": ("truncation_cutoff", "class_idx", "latents", "noise_mode"),
-}
-"""Settings that an embedded generator takes besides those that all have; a plug-in refuses by itself what it lacks."""
-
-__all__ = ["Drawn", "Generator", "GeneratorInfo", "open_generator", "stylegan2_path"]
+__all__ = ["Drawn", "Generator", "GeneratorInfo", "open_generator", "options_of", "stylegan2_path"]
 
 if TYPE_CHECKING:
     import torch  # what reads weights starts without it
 
     from qgate.config import GeneratorSettings  # the networks alone run where pydantic is not installed
+    from qgate.generators.options import Options
 
     Opener = Callable[[str | None, GeneratorSettings, torch.device], Generator]
-    """Takes what stands after the colon of NAME:ARGUMENT (or None), the settings and the device."""
+    """Takes what stands after the colon of NAME:ARGUMENT (or None), the settings and the device.
+
+    That of another package may have an attribute `Options`, derived from `qgate.generators.options.Options`;
+    `settings.read(Options)` gives what was asked for.
+    """
 
 
 def open_generator(settings: GeneratorSettings, device: torch.device) -> Generator:
@@ -35,22 +32,38 @@ def open_generator(settings: GeneratorSettings, device: torch.device) -> Generat
 
     Raises WeightsError where there is none such, ConfigError for a setting that it does not know.
     """
-    name, _, argument = settings.name.partition(":")
+    options_of(settings)
+    name, argument = _parts(settings)
+    return _opener(name, settings)(argument or None, settings, device)
+
+
+def options_of(settings: GeneratorSettings) -> Options:
+    """The options of the generator that `settings.name` asks for; raises as `open_generator`."""
+    from qgate.generators.options import EMBEDDED, Options, check_options
+
+    name, _ = _parts(settings)
+    model = EMBEDDED[name] if name in EMBEDDED else getattr(_opener(name, settings), "Options", Options)
+    return check_options(name, model, settings)
+
+
+def _parts(settings: GeneratorSettings) -> tuple[str, str]:
+    """The generator's own name, and what stands after the colon."""
     if (path := stylegan2_path(settings.name)) is not None:
-        name, argument = "stylegan2-ada", str(path)
-    extras = settings.extras()
-    if odd := [key for key in extras if key not in KNOWN.get(name, extras)]:
-        raise ConfigError(f"generator.{odd[0]} = {extras[odd[0]]!r}: {name} has no such option; drop it")
-    opener = _embedded().get(name)
-    if opener is None:
-        added = _added()
-        if name not in added:
-            known = [*_embedded(), *added]
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
-            listed = ", ".join([*known, "folder:PATH", "FILE.pkl"])
-            raise WeightsError(f"no generator {settings.name!r}; the nearest is {near!r} (known: {listed})")
-        opener = added[name].load()
-    return opener(argument or None, settings, device)
+        return "stylegan2-ada", str(path)
+    name, _, argument = settings.name.partition(":")
+    return name, argument
+
+
+def _opener(name: str, settings: GeneratorSettings) -> Opener:
+    if (opener := _embedded().get(name)) is not None:
+        return opener
+    if (entry := (added := _added()).get(name)) is not None:
+        found: Opener = entry.load()
+        return found
+    known = [*_embedded(), *added]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    listed = ", ".join([*known, "folder:PATH", "FILE.pkl"])
+    raise WeightsError(f"no generator {settings.name!r}; the nearest is {near!r} (known: {listed})")
 
 
 def stylegan2_path(name: str) -> Path | None:
@@ -96,10 +109,11 @@ def _open_stylegan2(argument: str | None, settings: GeneratorSettings, device: t
 
 def _open_folder(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:
     from qgate.generators.folder import FolderGenerator
+    from qgate.generators.options import FolderOptions
 
     if argument is None:
         raise WeightsError("folder: give the folder of images after the colon, for example folder:my-faces")
-    return FolderGenerator(Path(argument), settings.align == "auto")
+    return FolderGenerator(Path(argument), settings.read(FolderOptions).align == "auto")
 
 
 def _open_fake(argument: str | None, settings: GeneratorSettings, device: torch.device) -> Generator:

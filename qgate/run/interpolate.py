@@ -17,6 +17,7 @@ from qgate.dataset.layout import Layout
 from qgate.errors import ConfigError, OutputError
 from qgate.files import replacing
 from qgate.generators import stylegan2_path
+from qgate.generators.options import StyleGan2Options
 from qgate.run.run import Summary, run
 from qgate.seeds import SEED_MAX, parse_seeds
 
@@ -106,7 +107,7 @@ def write_gif(output: Path, gif: Path) -> None:
 def _map(config: RunConfig, seeds: Sequence[int]) -> NDArray[np.float32]:
     """The w of seeds, (n, num_ws, w_dim)."""
     path = stylegan2_path(config.generator.name)
-    if path is None or config.generator.latents is not None:
+    if path is None or config.generator.read(StyleGan2Options).latents is not None:
         raise ConfigError(
             f"only seeds of a StyleGAN2-ADA network can be combined, not those of {config.generator.name}"
         )

